@@ -2,12 +2,13 @@
 
 
 mod config;
+mod dump;
 
 use std::fmt;
 
 use bytes::Bytes;
 
-pub use self::config::*;
+pub use self::{config::*, dump::*};
 use crate::wire::{Codec, Reason};
 
 /// A header frame that cannot be read.

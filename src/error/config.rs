@@ -1,6 +1,5 @@
 //! What is wrong with a configuration, an endpoint or a placement.
 
-// ---- configuration ---------------------------------------------------------------------------
 
 /// Where in a configuration something stands: `corelane.toml:12: limits.ring_capacity`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -324,7 +323,6 @@ pub struct UnknownName {
     pub known: String,
 }
 
-// ---- placement -------------------------------------------------------------------------------
 
 /// Why shards cannot be placed on the CPUs asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -411,4 +409,3 @@ impl PlacementError {
     }
 }
 
-// ---- end of configuration and placement ------------------------------------------------------
