@@ -248,3 +248,85 @@ pub enum RegistryError {
         bytes_max: usize,
     },
 }
+
+/// Why a runtime did not start. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The handlers cannot be served together.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A shard's endpoint cannot be served.
+    #[error("shard {shard}: {cause}")]
+    Engine {
+        /// Which shard.
+        shard: usize,
+        /// Why.
+        cause: EngineError,
+    },
+    /// The kernel or a sandbox refuses io_uring, on which shards park.
+    #[error("io_uring is refused: {0}")]
+    IoUring(IoUringRefusal),
+    /// The kernel's io_uring lacks what shards need.
+    #[error("the kernel's io_uring is too old: shards need Linux 5.8 or later")]
+    OldKernel,
+    /// Too little memory may be locked for io_uring.
+    #[error(
+        "only {bytes} bytes of memory may be locked, and io_uring takes {bytes_min}: raise it with \
+         `ulimit -l {}`, LimitMEMLOCK= in a systemd unit, or --ulimit memlock= in a container",
+        bytes_min >> 10
+    )]
+    Memlock {
+        /// The limit.
+        bytes: u64,
+        /// What it takes.
+        bytes_min: u64,
+    },
+    /// A shard's thread or executor could not be made.
+    #[error("shard {shard} could not start: {why}")]
+    Shard {
+        /// Which shard.
+        shard: usize,
+        /// What the system or glommio says.
+        why: String,
+    },
+    /// A thread could not be made.
+    #[error("cannot start a thread: {0}; raise the limit of processes (`ulimit -u`)")]
+    Thread(std::io::Error),
+    /// The directory for dumps cannot be used.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+}
+
+/// What was answered to the attempt to make an io_uring, and what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum IoUringRefusal {
+    /// EPERM or EACCES.
+    #[error(
+        "permission denied; allow it with `sysctl kernel.io_uring_disabled=0`, or in the container's seccomp profile"
+    )]
+    Forbidden,
+    /// ENOSYS.
+    #[error("the kernel or sandbox has none; use Linux 5.8 or later, or a sandbox that passes it through")]
+    Missing,
+    /// ENOMEM.
+    #[error("out of memory to lock; raise it with `ulimit -l`, or free some")]
+    NoMemory,
+    /// Anything else.
+    #[error("{0}")]
+    Other(std::io::Error),
+}
+
+impl From<std::io::Error> for IoUringRefusal {
+    fn from(error: std::io::Error) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_io_error(&error) {
+            Some(Errno::PERM | Errno::ACCESS) => Self::Forbidden,
+            Some(Errno::NOSYS) => Self::Missing,
+            Some(Errno::NOMEM) => Self::NoMemory,
+            _ => Self::Other(error),
+        }
+    }
+}

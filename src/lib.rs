@@ -12,3 +12,6 @@ pub mod route;
 pub mod runtime;
 pub mod shard;
 pub mod wire;
+
+pub use config::Config;
+pub use runtime::Runtime;

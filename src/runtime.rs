@@ -1,1 +1,283 @@
-//! (being written)
+//! Starts the shards, hands out clients, drains and joins: the only place where threads are made.
+//!
+//! ```no_run
+//! use corelane::{Config, Runtime, handler::inline};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = Runtime::builder(Config::from_file("corelane.toml")?)
+//!     .handler(inline("double", |n: u64, _cx| Ok(2 * n)))
+//!     .start()?;
+//! let peer = runtime.client().connect(&runtime.endpoints()[0])?;
+//! let four: u64 = runtime.client().message("double").json(&2)?.to(&peer).request().wait()?;
+//! assert_eq!(four, 4);
+//! let totals = runtime.drain();
+//! assert_eq!(totals.handled, 1);
+//! # Ok(()) }
+//! ```
+
+mod collector;
+mod start;
+
+use std::{
+    fmt,
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use quanta::Clock;
+use uuid::Uuid;
+
+use self::collector::Collector;
+use crate::{
+    client::Client,
+    config::Config,
+    error::{DumpError, StartError},
+    handler::{Handler, ShardInfo, TaskContext},
+    metrics::{Counters, Snapshot},
+    route::Port,
+    shard::{Command, Drained},
+};
+
+/// How much longer than its drain a shard may take to say that it is over.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What a [`Runtime`] is made from.
+#[derive(Debug)]
+#[must_use = "nothing runs until `start`"]
+pub struct RuntimeBuilder {
+    config: Config,
+    handlers: Vec<Handler>,
+}
+
+impl RuntimeBuilder {
+    /// Serves this handler on every shard.
+    pub fn handler(mut self, handler: Handler) -> Self {
+        self.handlers.push(handler);
+        self
+    }
+
+    /// Serves all of these.
+    pub fn handlers(mut self, handlers: impl IntoIterator<Item = Handler>) -> Self {
+        self.handlers.extend(handlers);
+        self
+    }
+
+    /// Checks everything that can be checked, then starts the shards, and returns when each of them listens. Blocks for
+    /// some tens of milliseconds. On an error no thread, socket or file is left.
+    pub fn start(self) -> Result<Runtime, StartError> {
+        start::start(self.config, self.handlers)
+    }
+}
+
+/// Running shards. Dropping it stops them at once; [`drain`](Self::drain) lets them finish first.
+pub struct Runtime {
+    instance: Uuid,
+    shards: Vec<RunningShard>,
+    client: Client,
+    clock: Clock,
+    drain: Duration,
+    collector: Arc<Mutex<Collector>>,
+    dumper: Option<Dumper>,
+    /// Outlives the shards' sockets: ending it waits for what they have not yet written.
+    _engine: start::EngineContext,
+}
+
+/// A shard as the runtime sees it.
+#[derive(Debug)]
+struct RunningShard {
+    info: ShardInfo,
+    endpoints: Vec<String>,
+    commands: Port<Command>,
+    /// `None` once joined.
+    thread: Option<glommio::ExecutorJoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Dumper {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// How the messages of a runtime's life ended: `accepted` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Totals {
+    /// Messages from peers whose header could be read.
+    pub accepted: u64,
+    /// Whose handler returned without an error.
+    pub handled: u64,
+    /// Refused or failed, for whatever reason.
+    pub nacked: u64,
+    /// Whose handler was still running as the drain's time was over.
+    pub indeterminate: u64,
+    /// Dropped for want of room for an answer.
+    pub lost: u64,
+}
+
+impl From<Counters> for Totals {
+    fn from(counters: Counters) -> Self {
+        Self {
+            accepted: counters.accepted,
+            handled: counters.handled,
+            nacked: counters.nacked(),
+            indeterminate: counters.indeterminate,
+            lost: counters.lost,
+        }
+    }
+}
+
+impl Runtime {
+    /// Begins with a configuration.
+    pub fn builder(config: Config) -> RuntimeBuilder {
+        RuntimeBuilder { config, handlers: Vec::new() }
+    }
+
+    /// Names this running process in its hello.
+    pub fn instance(&self) -> Uuid {
+        self.instance
+    }
+
+    /// Where shard 0 listens, with the ports really bound: the addresses to write down.
+    pub fn endpoints(&self) -> &[String] {
+        &self.shards[0].endpoints
+    }
+
+    /// Every shard: where it runs, and where it listens.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardInfo, &[String])> {
+        self.shards.iter().map(|shard| (shard.info, shard.endpoints.as_slice()))
+    }
+
+    /// Sends from any thread and any executor.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs a task on a shard, where it may use the shard's own client and need not be `Send`. Its result is awaited or
+    /// waited for; if the shard stops first there is none. Blocks only while the shard's commands are full.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such shard.
+    pub fn run_on<T, F, Fut>(&self, shard: usize, task: F) -> Running<T>
+    where
+        F: FnOnce(TaskContext) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let (done, result) = oneshot::async_channel();
+        let guest = Box::new(move |cx: TaskContext| -> crate::shard::LocalFuture {
+            let future = task(cx);
+            // Whoever waited for the result may have stopped waiting.
+            Box::pin(async move { drop(done.send(future.await)) })
+        });
+        // Refused by a stopped shard, the task is dropped, and its result's channel with it.
+        let _ = self.shards[shard].commands.send(Command::Run(guest));
+        Running(result)
+    }
+
+    /// What all shards have recorded since the start: counters and merged histograms. The shards are not stopped for it: each
+    /// hands out what it has at the end of a turn. Blocks until they have, at most about a second for a shard whose handler
+    /// does not return; what that one has not handed out is missing.
+    pub fn metrics(&self) -> Snapshot {
+        self.collector().measure().clone()
+    }
+
+    /// Writes the dump's next interval now. Blocks as [`metrics`](Self::metrics) and the file system do. Does nothing if
+    /// the config names no `metrics.dump_dir`.
+    pub fn dump(&self) -> Result<(), DumpError> {
+        self.collector().dump()
+    }
+
+    /// The file that dumps go to.
+    pub fn dump_path(&self) -> Option<PathBuf> {
+        self.collector().dump_path()
+    }
+
+    /// Stops gracefully: accepts no connection, says goodbye, finishes what runs, nacks what still comes, and ends within
+    /// the config's `limits.drain_ms`. What is left by then is counted as indeterminate. Blocks until all shards have ended and
+    /// the last dump is written.
+    pub fn drain(mut self) -> Totals {
+        self.stop(self.drain)
+    }
+
+    fn stop(&mut self, within: Duration) -> Totals {
+        let (done, drained) = crossbeam_channel::unbounded();
+        let until = self.clock.now() + within;
+        for shard in &self.shards {
+            let _ = shard.commands.send(Command::Drain { until, done: done.clone() });
+        }
+        drop(done);
+        let counters = self.collect_last_words(&drained, within + GRACE);
+        if let Some(Dumper { stop, thread }) = self.dumper.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        if let Err(error) = self.collector().dump_rest() {
+            tracing::error!(%error, "the last dump is not written");
+        }
+        counters.into()
+    }
+
+    fn collect_last_words(&mut self, drained: &Receiver<Drained>, within: Duration) -> Counters {
+        let deadline = std::time::Instant::now() + within;
+        while let Ok(last) = drained.recv_deadline(deadline) {
+            if let Some(thread) = self.shards[last.shard].thread.take() {
+                let _ = thread.join();
+            }
+            self.collector().enter_last(last);
+        }
+        for shard in self.shards.iter().filter(|shard| shard.thread.is_some()) {
+            let shard = shard.info.shard;
+            tracing::error!(shard, "a shard did not stop in time: one of its handlers does not return");
+        }
+        self.collector().counters()
+    }
+
+    fn collector(&self) -> MutexGuard<'_, Collector> {
+        self.collector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends what runs as indeterminate, at once.
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if self.shards.iter().any(|shard| shard.thread.is_some()) {
+            self.stop(Duration::ZERO);
+        }
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("instance", &self.instance)
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A task that runs on a shard; made by [`Runtime::run_on`].
+#[derive(Debug)]
+#[must_use = "a task's result comes only to who waits for it"]
+pub struct Running<T>(oneshot::AsyncReceiver<T>);
+
+impl<T> Running<T> {
+    /// Blocks this thread until the task has ended. `None` if its shard stopped first, or the task panicked.
+    pub fn wait(self) -> Option<T> {
+        futures_lite::future::block_on(self)
+    }
+}
+
+impl<T> Future for Running<T> {
+    type Output = Option<T>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        std::pin::Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
+}

@@ -26,7 +26,7 @@ thread_local! {
 
 /// How a call ended, before its reply is decoded by whoever waits for it.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The handler returned; a confirmed message has no payload.
     Answered(Codec, Bytes),
     /// The peer refused it, or its handler failed.

@@ -90,6 +90,16 @@ impl Caller {
         self.settled.drain(..)
     }
 
+    /// Whether messages to this peer stand in its outbox, not yet taken by the engine.
+    pub fn has_boxed(&self, peer: PeerId) -> bool {
+        self.queues.get(&peer).is_some_and(|queue| !queue.boxed.is_empty())
+    }
+
+    /// Whether messages to this peer wait for a connection or for room.
+    pub fn has_waiting(&self, peer: PeerId) -> bool {
+        self.queues.get(&peer).is_some_and(|queue| !queue.waiting.is_empty())
+    }
+
     /// Begins to keep a queue for this peer.
     pub fn open(&mut self, peer: PeerId, shared: Arc<PeerShared>) {
         let queue = Queue { shared, waiting: VecDeque::new(), boxed: VecDeque::new() };
@@ -139,9 +149,10 @@ impl Caller {
         self.settled.push(Settled { handler: message.handler, end, round_trip: None });
     }
 
-    /// Writes what waits for this peer into its outbox, as far as there is room.
-    pub fn pump(&mut self, now: Instant, peer: PeerId, outbox: &mut Outbox) {
-        let Some(queue) = self.queues.get_mut(&peer) else { return };
+    /// Writes what waits for this peer into its outbox, as far as there is room. True if it wrote anything.
+    pub fn pump(&mut self, now: Instant, peer: PeerId, outbox: &mut Outbox) -> bool {
+        let Some(queue) = self.queues.get_mut(&peer) else { return false };
+        let pushed_before = outbox.pushed();
         while !outbox.is_full() {
             let Some(Waiting { mut header, payload, deadline }) = queue.waiting.pop_front() else {
                 break;
@@ -155,6 +166,7 @@ impl Caller {
             let Header { kind, handler, correlation, .. } = header;
             queue.boxed.push_back(Boxed { number, kind, handler, correlation, payload });
         }
+        outbox.pushed() > pushed_before
     }
 
     /// The engine has taken all messages of the peer's outbox with a number below `taken`.

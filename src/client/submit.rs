@@ -348,6 +348,11 @@ fn take_credit(
 }
 
 impl Submitted {
+    /// Whom it goes to.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
     /// The error that gives the payload back.
     pub(super) fn refuse(self, why: NotSent) -> SendError {
         SendError { why, payload: self.payload }

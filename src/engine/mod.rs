@@ -35,6 +35,10 @@ pub trait Engine {
     /// Where messages to this peer are written. `None` if the connection is not up.
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox>;
 
+    /// Messages that have left the connection's outbox since it was made; those with a smaller number may have reached the
+    /// peer. `None` if there is no such connection.
+    fn taken(&self, connection: ConnectionId) -> Option<u64>;
+
     /// Hands at most `messages_max` messages to `sink`, and whatever else happened. Returns how many events that were.
     fn poll(
         &mut self,
@@ -83,7 +87,7 @@ pub struct EngineOptions {
     /// Longest pause before a reconnect.
     pub reconnect_max: Duration,
     /// Messages in each of libzmq's own queues.
-    pub hwm: usize,
+    pub hwm: i32,
     /// How long closing may wait for what libzmq has not yet written.
     pub linger: Duration,
 }

@@ -244,6 +244,10 @@ impl Engine for Sim {
         link.cable.is_some().then_some(&mut link.outbox)
     }
 
+    fn taken(&self, connection: ConnectionId) -> Option<u64> {
+        Some(self.links.get(connection)?.outbox.taken())
+    }
+
     fn poll(
         &mut self,
         now: Instant,

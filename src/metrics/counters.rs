@@ -46,8 +46,12 @@ pub struct Counters {
     pub call_indeterminate: u64,
     /// Calls that never left.
     pub not_sent: u64,
-    /// One-way messages accepted for sending.
+    /// One-way messages that were given to a connection.
     pub one_way_sent: u64,
+    /// One-way messages that were accepted for sending, and for which no connection came, or the drain's end first.
+    pub one_way_lost: u64,
+    /// Answers that were written and not sent: their connection was lost, or took no more.
+    pub answers_lost: u64,
 }
 
 impl Counters {
@@ -90,6 +94,8 @@ impl AddAssign for Counters {
             call_indeterminate,
             not_sent,
             one_way_sent,
+            one_way_lost,
+            answers_lost,
         } = other;
         self.accepted += accepted;
         self.handled += handled;
@@ -109,6 +115,8 @@ impl AddAssign for Counters {
         self.call_indeterminate += call_indeterminate;
         self.not_sent += not_sent;
         self.one_way_sent += one_way_sent;
+        self.one_way_lost += one_way_lost;
+        self.answers_lost += answers_lost;
     }
 }
 

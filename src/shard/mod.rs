@@ -1,1 +1,188 @@
-//! (being written)
+//! A shard: the software unit that one pinned CPU runs, and the only place where an engine meets a handler.
+//!
+//! Its reactor is [`Shard::turn`], a plain function of the time: it reads like a table of contents of what a shard does. In
+//! production [`run`] calls it from one glommio task; a test calls it with a virtual clock.
+
+mod answering;
+mod calling;
+mod command;
+mod commands;
+mod park;
+mod tasks;
+mod turn;
+
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+
+use quanta::{Clock, Instant};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+pub use self::{
+    command::{Command, Drained, Guest, LocalFuture},
+    park::{is_possible, run, spawner},
+    tasks::Spawner,
+    turn::Turn,
+};
+use self::tasks::Tasks;
+use crate::{
+    client::{Caller, Client, LocalClient, LocalQueue, Submission},
+    engine::{ConnectionId, Engine},
+    handler::{Registry, ShardInfo, TaskContext, Timers},
+    metrics::Recorder,
+    peers::{PeerId, PeerTable},
+    route::{Doorbell, Inbox},
+    wire::Hello,
+};
+
+/// The limits that a shard keeps; derived from the checked configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardOptions {
+    /// Messages that one turn reads at most.
+    pub turn_messages_max: usize,
+    /// Bytes of the largest payload.
+    pub message_bytes_max: usize,
+    /// Spawned handlers that run at once.
+    pub spawned_max: usize,
+    /// Calls whose answers are outstanding.
+    pub outstanding_max: usize,
+    /// Submissions from this shard's own tasks that wait.
+    pub inbox_capacity: usize,
+    /// How long an inline handler may run before it is counted and named.
+    pub inline_budget: Duration,
+}
+
+/// What a shard is made from, besides its engine.
+pub struct Parts {
+    /// Where it runs.
+    pub info: ShardInfo,
+    /// Its limits.
+    pub options: ShardOptions,
+    /// Real, or a test's.
+    pub clock: Clock,
+    /// Its handlers, made on its thread.
+    pub registry: Registry,
+    /// What other threads submit.
+    pub submissions: Inbox<Submission>,
+    /// What the runtime commands.
+    pub commands: Inbox<Command>,
+    /// What the writers of both ring.
+    pub doorbell: Arc<Doorbell>,
+    /// For its handlers, to reach other shards' peers.
+    pub client: Client,
+    /// How its tasks are spawned.
+    pub spawner: Spawner,
+}
+
+/// One pinned core's worth of runtime. `!Send`.
+pub struct Shard<E> {
+    engine: E,
+    core: Core,
+}
+
+/// All of a shard but its engine, so that an arriving message can borrow both.
+struct Core {
+    info: Rc<ShardInfo>,
+    options: ShardOptions,
+    clock: Clock,
+    registry: Registry,
+    recorder: Recorder,
+    /// Longest inline run that was logged, by handler.
+    logged_ns: Vec<u64>,
+    /// Replies written in this turn: whose, and when its message was read.
+    replied: Vec<(usize, Instant)>,
+    submissions: Inbox<Submission>,
+    commands: Inbox<Command>,
+    doorbell: Arc<Doorbell>,
+    local_queue: Rc<LocalQueue>,
+    local_client: LocalClient,
+    timers: Rc<Timers>,
+    tasks: Tasks,
+    caller: Caller,
+    peers: PeerTable<ConnectionId>,
+    /// Peers with messages in an outbox or waiting for room in it.
+    sending: FxHashSet<PeerId>,
+    /// Connections that came up in this turn, to be greeted.
+    came_up: Vec<ConnectionId>,
+    /// Accepted connections that have said hello.
+    introduced: FxHashMap<ConnectionId, Hello>,
+    /// Unreadable headers in a row, by connection.
+    strikes: FxHashMap<ConnectionId, u32>,
+    /// Connections to be closed at the end of the poll, for their strikes.
+    condemned: Vec<ConnectionId>,
+    /// This process's hello, encoded.
+    hello: Vec<u8>,
+    phase: Phase,
+}
+
+enum Phase {
+    Running,
+    /// Nothing new is handled; over when all is answered, or then.
+    Draining(Draining),
+    Over,
+}
+
+struct Draining {
+    /// What is not answered by then is given up.
+    until: Instant,
+    /// Until then, messages that were under way are still read and nacked.
+    linger_until: Instant,
+    done: VecDeque<crossbeam_channel::Sender<Drained>>,
+}
+
+impl<E: Engine> Shard<E> {
+    /// A shard that says this of itself. Its engine listens already.
+    pub fn new(engine: E, hello: &Hello, parts: Parts) -> Self {
+        let Parts { info, options, clock, registry, submissions, commands, doorbell, client, spawner } =
+            parts;
+        let names: Arc<[String]> = registry.names().map(String::from).collect();
+        let local_queue = Rc::new(LocalQueue::new(options.inbox_capacity));
+        let local_client = LocalClient::new(info.shard, local_queue.clone(), client);
+        let core = Core {
+            info: Rc::new(info),
+            options,
+            timers: Rc::new(Timers::new(clock.clone())),
+            clock,
+            registry,
+            logged_ns: vec![0; names.len()],
+            recorder: Recorder::new(names),
+            replied: Vec::new(),
+            submissions,
+            commands,
+            doorbell,
+            local_queue,
+            local_client,
+            tasks: Tasks::new(spawner, options.spawned_max),
+            caller: Caller::new(options.outstanding_max),
+            peers: PeerTable::new(),
+            sending: FxHashSet::default(),
+            came_up: Vec::new(),
+            introduced: FxHashMap::default(),
+            strikes: FxHashMap::default(),
+            condemned: Vec::new(),
+            hello: hello.encode(),
+            phase: Phase::Running,
+        };
+        Self { engine, core }
+    }
+
+    /// Sends from this shard, for code that lives on it.
+    pub fn client(&self) -> &LocalClient {
+        &self.core.local_client
+    }
+
+    /// What a task on this shard has to live on.
+    pub fn task_context(&self) -> TaskContext {
+        self.core.task_context()
+    }
+}
+
+impl Core {
+    fn task_context(&self) -> TaskContext {
+        TaskContext {
+            shard: self.info.clone(),
+            client: self.local_client.clone(),
+            timers: self.timers.clone(),
+            deadline: None,
+            route_key: 0,
+        }
+    }
+}

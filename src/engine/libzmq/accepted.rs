@@ -183,6 +183,10 @@ impl Peer {
         (!self.muted).then_some(&mut self.outbox)
     }
 
+    pub(super) fn taken(&self) -> u64 {
+        self.outbox.taken()
+    }
+
     pub(super) fn mute(&mut self) {
         self.muted = true;
         self.outbox.clear();
@@ -196,13 +200,12 @@ pub(super) fn new_socket(
     options: &EngineOptions,
 ) -> Result<zmq::Socket, EngineError> {
     let socket = context.socket(kind).map_err(socket_error)?;
-    let hwm = options.hwm.try_into().unwrap_or(i32::MAX);
     let ttl = millis(options.heartbeat_timeout);
     socket
-        .set_sndhwm(hwm)
-        .and_then(|()| socket.set_rcvhwm(hwm))
+        .set_sndhwm(options.hwm)
+        .and_then(|()| socket.set_rcvhwm(options.hwm))
         .and_then(|()| socket.set_linger(millis(options.linger)))
-        .and_then(|()| socket.set_maxmsgsize(options.message_bytes_max as i64))
+        .and_then(|()| socket.set_maxmsgsize(frame_bytes_max(options)))
         .and_then(|()| socket.set_handshake_ivl(millis(options.handshake)))
         .and_then(|()| socket.set_heartbeat_ivl(millis(options.heartbeat_interval)))
         .and_then(|()| socket.set_heartbeat_timeout(millis(options.heartbeat_timeout)))
@@ -216,6 +219,13 @@ pub(super) fn new_socket(
 
 pub(super) fn socket_error(error: zmq::Error) -> EngineError {
     EngineError::Socket(error.to_string())
+}
+
+/// libzmq ends the connection of whoever sends a larger frame. One that is only somewhat too large is let through, to be
+/// nacked as `TooLarge`.
+fn frame_bytes_max(options: &EngineOptions) -> i64 {
+    const TOLERANCE: i64 = 4;
+    TOLERANCE.saturating_mul(options.message_bytes_max.try_into().unwrap_or(i64::MAX))
 }
 
 fn millis(duration: Duration) -> i32 {

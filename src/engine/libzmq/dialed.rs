@@ -54,6 +54,10 @@ impl Dealer {
         self.up.then_some(&mut self.outbox)
     }
 
+    pub(super) fn taken(&self) -> u64 {
+        self.outbox.taken()
+    }
+
     /// Receives messages first and looks at the monitor after: what the peer answered before it went is not lost.
     pub(super) fn receive(
         &mut self,

@@ -24,11 +24,28 @@ use std::{
 
 use quanta::Instant;
 use rustc_hash::FxHashSet;
-use rustix::event::epoll;
+use rustix::{event::epoll, time::Timespec};
 
 use self::{accepted::Router, dialed::Dealer};
 use super::{ConnectionId, Engine, EngineOptions, Event, Slots};
 use crate::{config::Endpoint, error::EngineError, wire::Outbox};
+
+/// libzmq's context, with its I/O threads; all shards of a runtime share one.
+///
+/// Dropped last, it waits until what its sockets have sent is written, at most for their linger.
+#[derive(Clone)]
+pub struct Context(zmq::Context);
+
+impl Context {
+    /// Starts the I/O threads, from a thread that is not pinned: they inherit its CPU mask, and beside a spinning shard on one
+    /// CPU they would starve.
+    pub fn new(io_threads: i32) -> Result<Self, EngineError> {
+        let context = zmq::Context::new();
+        let started = context.set_io_threads(io_threads).and_then(|()| context.socket(zmq::PAIR));
+        started.map_err(|error| EngineError::Socket(error.to_string()))?;
+        Ok(Self(context))
+    }
+}
 
 /// The [`Engine`] on libzmq. One per shard.
 pub struct Libzmq {
@@ -75,13 +92,12 @@ struct Once<T> {
 }
 
 impl Libzmq {
-    /// An engine in this context, which all shards of a runtime share. Its first socket starts libzmq's threads with the
-    /// caller's CPU mask, so the context should have made one before any thread is pinned.
-    pub fn new(context: &zmq::Context, options: EngineOptions) -> Result<Self, EngineError> {
+    /// An engine in this context.
+    pub fn new(context: &Context, options: EngineOptions) -> Result<Self, EngineError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| EngineError::Socket(errno.to_string()))?;
         Ok(Self {
-            context: context.clone(),
+            context: context.0.clone(),
             options,
             epoll,
             epoll_events: Vec::with_capacity(64),
@@ -102,7 +118,7 @@ impl Libzmq {
     /// Asks the descriptors which sockets have commands.
     fn collect_ready(&mut self) {
         self.epoll_events.clear();
-        let no_wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
         let buffer = rustix::buffer::spare_capacity(&mut self.epoll_events);
         // EINTR is the only error that can come; the next turn asks again.
         let _ = epoll::wait(&self.epoll, buffer, Some(&no_wait));
@@ -206,6 +222,13 @@ impl Engine for Libzmq {
         let outbox = self.links.get_mut(connection)?.outbox()?;
         self.dirty.push(connection);
         Some(outbox)
+    }
+
+    fn taken(&self, connection: ConnectionId) -> Option<u64> {
+        Some(match self.links.get(connection)? {
+            Link::Accepted(peer) => peer.taken(),
+            Link::Dialed(dealer) => dealer.taken(),
+        })
     }
 
     fn poll(

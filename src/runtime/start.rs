@@ -1,0 +1,335 @@
+//! From a configuration to running shards.
+
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use quanta::Clock;
+use rustix::thread::CpuSet;
+use uuid::Uuid;
+
+use super::{Dumper, RunningShard, Runtime, collector::Collector};
+use crate::{
+    client::{Client, ClientOptions, Submission},
+    config::{self, Config, Endpoint, Idle, Settings},
+    engine::{Engine, EngineOptions, libzmq::Libzmq},
+    error::{EngineError, StartError},
+    handler::{Handler, Registry, ShardInfo},
+    metrics::DumpWriter,
+    placement::{self, Plan},
+    route::{Doorbell, Inbox, Port, inbox},
+    shard::{self, Command, Parts, Shard, ShardOptions},
+    wire::{HandlerEntry, Hello},
+};
+
+/// Commands that wait for one shard at most.
+const COMMANDS_MAX: usize = 64;
+/// glommio's registered buffers serve file I/O, which a shard does not do.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+/// Entries of each of glommio's rings.
+const RING_DEPTH: usize = 128;
+
+/// What the engines of all shards share.
+pub(super) enum EngineContext {
+    Libzmq(crate::engine::libzmq::Context),
+}
+
+/// What a shard's thread is given.
+struct Seed {
+    info: ShardInfo,
+    listen: Vec<Endpoint>,
+    handlers: Arc<[Handler]>,
+    shard_options: ShardOptions,
+    engine_options: EngineOptions,
+    idle: Idle,
+    clock: Clock,
+    client: Client,
+    submissions: Inbox<Submission>,
+    commands: Inbox<Command>,
+    doorbell: Arc<Doorbell>,
+    listening: Sender<(usize, Result<Vec<Endpoint>, EngineError>)>,
+    /// The hello to say, once every shard listens; disconnected if one of them cannot.
+    go: Receiver<Arc<Hello>>,
+}
+
+pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, StartError> {
+    let settings = config.check()?;
+    let plan = placement::place(&settings)?;
+    let listen = settings.listen_by_shard(plan.shards.len())?;
+    Registry::check(&handlers)?;
+    shard::is_possible()?;
+    let dump = match &settings.metrics().dump_dir {
+        Some(directory) => Some(DumpWriter::create(directory, SystemTime::now())?),
+        None => None,
+    };
+    let clock = Clock::new();
+    let engine = EngineContext::new(&settings).map_err(|cause| StartError::Engine { shard: 0, cause })?;
+    let handlers: Arc<[Handler]> = handlers.into();
+    let (ports, inboxes) = make_inboxes(&settings, plan.shards.len());
+    let client = make_client(&settings, &ports, &clock);
+
+    let (listening, listens) = crossbeam_channel::unbounded();
+    let (mut shards, mut go) = (Vec::new(), Vec::new());
+    for (((place, listen), inboxes), ports) in plan.shards.iter().zip(listen).zip(inboxes).zip(ports) {
+        let info = ShardInfo { shard: place.shard, cpu: place.cpu, numa_node: place.numa_node };
+        let (say, hello) = crossbeam_channel::bounded(1);
+        go.push(say);
+        let seed = Seed {
+            info,
+            listen,
+            handlers: handlers.clone(),
+            shard_options: shard_options(&settings),
+            engine_options: engine_options(&settings),
+            idle: settings.idle(),
+            clock: clock.clone(),
+            client: client.clone(),
+            submissions: inboxes.submissions,
+            commands: inboxes.commands,
+            doorbell: inboxes.doorbell,
+            listening: listening.clone(),
+            go: hello,
+        };
+        let thread = match spawn_shard(seed, &engine) {
+            Ok(thread) => Some(thread),
+            Err(error) => {
+                drop(go);
+                join(shards);
+                return Err(error);
+            }
+        };
+        shards.push(RunningShard { info, endpoints: Vec::new(), commands: ports.commands, thread });
+    }
+    drop(listening);
+    if let Err(error) = await_listening(&mut shards, &listens) {
+        drop(go);
+        join(shards);
+        return Err(error);
+    }
+    let hello = Arc::new(describe(&shards, &handlers));
+    for say in go {
+        let _ = say.send(hello.clone());
+    }
+    let names: Arc<[String]> = handlers.iter().map(|handler| handler.name().to_owned()).collect();
+    let commands = shards.iter().map(|shard| shard.commands.clone()).collect();
+    let has_dump = dump.is_some();
+    let collector = Arc::new(Mutex::new(Collector::new(names, commands, dump)));
+    let mut runtime = Runtime {
+        instance: hello.instance,
+        shards,
+        client,
+        clock,
+        drain: settings.limits().drain,
+        collector,
+        dumper: None,
+        _engine: engine,
+    };
+    if has_dump {
+        let interval = settings.metrics().dump_interval;
+        runtime.dumper = Some(spawn_dumper(&runtime.collector, interval, &plan)?);
+    }
+    Ok(runtime)
+}
+
+struct Inboxes {
+    submissions: Inbox<Submission>,
+    commands: Inbox<Command>,
+    doorbell: Arc<Doorbell>,
+}
+
+struct Ports {
+    submissions: Port<Submission>,
+    commands: Port<Command>,
+}
+
+fn make_inboxes(settings: &Settings, shards: usize) -> (Vec<Ports>, Vec<Inboxes>) {
+    let pairs = (0..shards).map(|_| {
+        let doorbell = Arc::new(Doorbell::default());
+        let (to_submit, submissions) = inbox(settings.limits().inbox_capacity, &doorbell);
+        let (to_command, commands) = inbox(COMMANDS_MAX, &doorbell);
+        let ports = Ports { submissions: to_submit, commands: to_command };
+        (ports, Inboxes { submissions, commands, doorbell })
+    });
+    pairs.unzip()
+}
+
+fn make_client(settings: &Settings, ports: &[Ports], clock: &Clock) -> Client {
+    let limits = settings.limits();
+    let options = ClientOptions {
+        message_bytes_max: limits.message_bytes_max,
+        outgoing_messages_max: limits.outgoing_messages_max,
+        outgoing_bytes_max: limits.outgoing_bytes_max,
+        deadline: limits.deadline,
+    };
+    let ports = ports.iter().map(|port| port.submissions.clone()).collect();
+    Client::new(ports, clock.clone(), options)
+}
+
+fn shard_options(settings: &Settings) -> ShardOptions {
+    let limits = settings.limits();
+    ShardOptions {
+        turn_messages_max: limits.turn_messages_max,
+        message_bytes_max: limits.message_bytes_max,
+        spawned_max: limits.spawned_max,
+        outstanding_max: limits.outstanding_max,
+        inbox_capacity: limits.inbox_capacity,
+        inline_budget: limits.inline_budget,
+    }
+}
+
+fn engine_options(settings: &Settings) -> EngineOptions {
+    let limits = settings.limits();
+    let config::Engine::Libzmq(libzmq) = settings.engine();
+    EngineOptions {
+        message_bytes_max: limits.message_bytes_max,
+        frames_max: limits.frames_max,
+        outgoing_messages_max: limits.outgoing_messages_max,
+        outgoing_bytes_max: limits.outgoing_bytes_max,
+        handshake: limits.handshake,
+        heartbeat_interval: limits.heartbeat_interval,
+        heartbeat_timeout: limits.heartbeat_timeout,
+        reconnect_min: limits.reconnect_min,
+        reconnect_max: limits.reconnect_max,
+        hwm: libzmq.hwm,
+        linger: limits.drain,
+    }
+}
+
+impl EngineContext {
+    fn new(settings: &Settings) -> Result<Self, EngineError> {
+        let config::Engine::Libzmq(libzmq) = settings.engine();
+        Ok(Self::Libzmq(crate::engine::libzmq::Context::new(libzmq.io_threads)?))
+    }
+}
+
+fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<()>, StartError> {
+    let number = seed.info.shard;
+    let EngineContext::Libzmq(context) = engine;
+    let context = context.clone();
+    LocalExecutorBuilder::new(Placement::Fixed(seed.info.cpu))
+        .name("corelane-shard")
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .spawn(move || async move {
+            let engine = Libzmq::new(&context, seed.engine_options.clone());
+            drop(context);
+            run_shard(seed, engine).await;
+        })
+        .map_err(|error| StartError::Shard { shard: number, why: error.to_string() })
+}
+
+/// The life of a shard's thread: listen, wait until all do, run.
+async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
+    let listening = engine.and_then(|mut engine| {
+        let endpoints: Result<Vec<Endpoint>, EngineError> =
+            seed.listen.iter().map(|endpoint| engine.listen(endpoint)).collect();
+        endpoints.map(|endpoints| (engine, endpoints))
+    });
+    let (engine, endpoints) = match listening {
+        Ok(listening) => listening,
+        Err(error) => {
+            let _ = seed.listening.send((seed.info.shard, Err(error)));
+            return;
+        }
+    };
+    let _ = seed.listening.send((seed.info.shard, Ok(endpoints)));
+    drop(seed.listening);
+    let Ok(hello) = seed.go.recv() else { return };
+    let parts = Parts {
+        info: seed.info,
+        options: seed.shard_options,
+        clock: seed.clock,
+        registry: Registry::new(&seed.handlers, &seed.info),
+        submissions: seed.submissions,
+        commands: seed.commands,
+        doorbell: seed.doorbell,
+        client: seed.client,
+        spawner: shard::spawner(),
+    };
+    shard::run(Shard::new(engine, &hello, parts), seed.idle).await;
+}
+
+/// Waits until every shard listens, or one cannot.
+fn await_listening(
+    shards: &mut [RunningShard],
+    listens: &Receiver<(usize, Result<Vec<Endpoint>, EngineError>)>,
+) -> Result<(), StartError> {
+    for _ in 0..shards.len() {
+        match listens.recv() {
+            Ok((shard, Ok(endpoints))) => {
+                shards[shard].endpoints = endpoints.iter().map(Endpoint::to_string).collect();
+            }
+            Ok((shard, Err(cause))) => return Err(StartError::Engine { shard, cause }),
+            // Every other thread has told, so one ended without: its executor says why.
+            Err(_) => return Err(first_failure(shards)),
+        }
+    }
+    Ok(())
+}
+
+fn first_failure(shards: &mut [RunningShard]) -> StartError {
+    for shard in shards {
+        let is_silent = shard.endpoints.is_empty();
+        let Some(thread) = shard.thread.take_if(|_| is_silent) else { continue };
+        if let Err(error) = thread.join() {
+            return StartError::Shard { shard: shard.info.shard, why: error.to_string() };
+        }
+    }
+    StartError::Shard { shard: 0, why: "its thread ended".to_owned() }
+}
+
+fn join(shards: Vec<RunningShard>) {
+    for thread in shards.into_iter().filter_map(|shard| shard.thread) {
+        let _ = thread.join();
+    }
+}
+
+fn describe(shards: &[RunningShard], handlers: &[Handler]) -> Hello {
+    // Unreadable in some sandboxes: then nobody takes this host for another's.
+    let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Hello {
+        host: host.trim().to_owned(),
+        endpoints: shards.iter().flat_map(|shard| shard.endpoints.iter().cloned()).collect(),
+        shards: shards.len(),
+        handlers: handlers.iter().map(|handler| HandlerEntry::local(handler.name())).collect(),
+        ..Hello::of_instance(Uuid::new_v4())
+    }
+}
+
+/// Writes a dump at each interval, from a CPU that no shard has, if there is one.
+fn spawn_dumper(
+    collector: &Arc<Mutex<Collector>>,
+    interval: Duration,
+    plan: &Plan,
+) -> Result<Dumper, StartError> {
+    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+    let collector = collector.clone();
+    let helper_cpus = plan.helper_cpus.clone();
+    let thread = thread::Builder::new()
+        .name("corelane-dumper".to_owned())
+        .spawn(move || {
+            keep_to(&helper_cpus);
+            // Ends when the other end is dropped.
+            while stopped.recv_timeout(interval).is_err_and(|error| error.is_timeout()) {
+                let dumped = collector.lock().unwrap_or_else(|error| error.into_inner()).dump();
+                if let Err(error) = dumped {
+                    tracing::error!(%error, "a dump is not written");
+                }
+            }
+        })
+        .map_err(StartError::Thread)?;
+    Ok(Dumper { stop, thread })
+}
+
+fn keep_to(cpus: &[usize]) {
+    let mut set = CpuSet::new();
+    for &cpu in cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(%error, "the dumper's thread may run on a shard's CPU");
+    }
+}

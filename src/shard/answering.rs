@@ -1,0 +1,222 @@
+//! The serving side: messages from peers, and their answers.
+
+use std::time::Duration;
+
+use quanta::Instant;
+
+use super::{Core, Phase, Shard, tasks::FinishedTask, turn::nanos};
+use crate::{
+    engine::{ConnectionId, Engine, Incoming},
+    error::Malformation,
+    handler::{Arrival, Dispatch, Lent, Spawning},
+    wire::{Header, Hello, Kind, Outbox, Reason},
+};
+
+/// Unreadable headers in a row after which a connection is closed.
+const STRIKES_MAX: u32 = 3;
+/// Accepted peers whose hello is kept.
+const INTRODUCED_MAX: usize = 16_384;
+
+impl Core {
+    /// A message of two frames has arrived.
+    pub(super) fn on_message(&mut self, now: Instant, incoming: Incoming<'_>) {
+        let Incoming { connection, header, payload, outbox } = incoming;
+        let header = match Header::decode(header) {
+            Ok(header) => header,
+            Err(error) => {
+                if let Some(correlation) = error.correlation {
+                    nack(outbox, correlation, Reason::Malformed, &error.to_string());
+                }
+                return self.strike(connection, error.what);
+            }
+        };
+        if !self.strikes.is_empty() {
+            self.strikes.remove(&connection);
+        }
+        match header.kind {
+            Kind::OneWay | Kind::Confirm | Kind::Request => {
+                self.serve(now, connection, header, payload, outbox);
+            }
+            Kind::Ack | Kind::Response | Kind::Nack => {
+                self.on_answer(now, connection, &header, payload);
+            }
+            Kind::Hello => self.on_hello(connection, &header, payload, outbox),
+            Kind::Welcome => self.on_welcome(connection, payload),
+            Kind::Goodbye => self.on_goodbye(connection),
+            // What runs inline has run; a task's answer is dropped at the other end.
+            Kind::Cancel => {}
+        }
+    }
+
+    fn serve(
+        &mut self,
+        turn_began: Instant,
+        connection: ConnectionId,
+        header: Header,
+        payload: &mut [u8],
+        outbox: &mut Outbox,
+    ) {
+        self.recorder.counters.accepted += 1;
+        if !matches!(self.phase, Phase::Running) {
+            return self.refuse(outbox, &header, Reason::Draining, "this process is stopping");
+        }
+        if payload.len() > self.options.message_bytes_max {
+            let text = format!("limits.message_bytes_max is {}", self.options.message_bytes_max);
+            return self.refuse(outbox, &header, Reason::TooLarge, &text);
+        }
+        let read = self.clock.now().max(turn_began);
+        let deadline = match header.deadline_us {
+            0 => None,
+            us => Some(turn_began + Duration::from_micros(u64::from(us))),
+        };
+        let lent = Lent {
+            shard: &self.info,
+            client: &self.local_client,
+            timers: &self.timers,
+            may_spawn: self.tasks.has_room(),
+            reply_bytes_max: self.options.message_bytes_max,
+        };
+        let arrival = Arrival { header, payload, outbox, deadline, now: read };
+        match self.registry.dispatch(arrival, lent) {
+            Dispatch::Handled(handler) => {
+                self.recorder.counters.handled += 1;
+                self.record_inline(handler, read, header.kind);
+            }
+            Dispatch::Nacked(handler, reason) => {
+                self.recorder.counters.count_nack(reason.to_u16());
+                if let Some(handler) = handler {
+                    self.record_inline(handler, read, header.kind);
+                }
+            }
+            Dispatch::Spawn(spawning) => {
+                self.recorder.counters.spawned += 1;
+                self.tasks.spawn(connection, read, spawning);
+            }
+            Dispatch::NoRoom => self.recorder.counters.lost += 1,
+        }
+    }
+
+    fn refuse(&mut self, outbox: &mut Outbox, header: &Header, reason: Reason, text: &str) {
+        if header.kind != Kind::OneWay && !nack(outbox, header.correlation, reason, text) {
+            self.recorder.counters.lost += 1;
+        } else {
+            self.recorder.counters.count_nack(reason.to_u16());
+        }
+    }
+
+    fn record_inline(&mut self, handler: usize, began: Instant, kind: Kind) {
+        let ran_ns = nanos(self.clock.now().saturating_duration_since(began));
+        let budget_ns = nanos(self.options.inline_budget);
+        if self.recorder.record_inline_run(handler, ran_ns, budget_ns) {
+            self.log_overrun(handler, ran_ns);
+        }
+        if kind != Kind::OneWay {
+            self.replied.push((handler, began));
+        }
+    }
+
+    /// Names a handler that outran its budget; again only when it has doubled its longest run, so that a slow one does not
+    /// flood the log.
+    #[cold]
+    fn log_overrun(&mut self, handler: usize, ran_ns: u64) {
+        if ran_ns >= self.logged_ns[handler].saturating_mul(2) {
+            self.logged_ns[handler] = ran_ns;
+            let name = self.registry.names().nth(handler).unwrap_or_default();
+            tracing::warn!(
+                handler = name,
+                shard = self.info.shard,
+                ran_us = ran_ns / 1000,
+                budget_us = self.options.inline_budget.as_micros() as u64,
+                "an inline handler outran its budget; nothing else ran on its shard meanwhile"
+            );
+        }
+    }
+
+    /// An unreadable message; after a few in a row the connection is closed.
+    pub(super) fn strike(&mut self, connection: ConnectionId, what: Malformation) {
+        self.recorder.counters.malformed += 1;
+        let strikes = self.strikes.entry(connection).or_insert(0);
+        *strikes += 1;
+        if *strikes == STRIKES_MAX {
+            tracing::warn!(?connection, %what, "closing a connection: {STRIKES_MAX} unreadable messages in a row");
+            self.condemned.push(connection);
+        }
+    }
+
+    fn on_hello(
+        &mut self,
+        connection: ConnectionId,
+        header: &Header,
+        payload: &mut [u8],
+        outbox: &mut Outbox,
+    ) {
+        match Hello::decode(payload) {
+            Ok(hello) => {
+                tracing::debug!(?connection, instance = %hello.instance, "hello");
+                if self.introduced.len() < INTRODUCED_MAX {
+                    self.introduced.insert(connection, hello);
+                }
+                let welcome = Header::new(Kind::Welcome, header.correlation);
+                if outbox.push(&welcome, &self.hello).is_err() {
+                    self.recorder.counters.answers_lost += 1;
+                }
+            }
+            Err(error) => {
+                nack(outbox, header.correlation, Reason::Malformed, &error.to_string());
+            }
+        }
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    /// Writes the answers of tasks that have finished.
+    pub(super) fn answer_tasks(&mut self, now: Instant) -> usize {
+        let Self { engine, core } = self;
+        let mut count = 0;
+        for _ in 0..core.tasks.finished_len() {
+            let Some(task) = core.tasks.pop_finished() else { break };
+            count += 1;
+            let outbox = engine.outbox(task.connection);
+            if let Some(unanswered) = core.answer_task(now, task, outbox) {
+                // No room yet: it keeps its place among the tasks.
+                core.tasks.push_back(unanswered);
+                count -= 1;
+            }
+        }
+        count
+    }
+}
+
+impl Core {
+    fn answer_task(
+        &mut self,
+        now: Instant,
+        task: FinishedTask,
+        outbox: Option<&mut Outbox>,
+    ) -> Option<FinishedTask> {
+        let answered = outbox.map(|outbox| Spawning::answer(&task.header, &task.result, outbox));
+        match answered {
+            Some(Err(_)) => return Some(task),
+            Some(Ok(())) if task.header.kind != Kind::OneWay => {
+                self.replied.push((task.handler, task.read));
+            }
+            Some(Ok(())) => {}
+            None if task.header.kind != Kind::OneWay => self.recorder.counters.answers_lost += 1,
+            None => {}
+        }
+        self.tasks.retire();
+        let took = now.saturating_duration_since(task.read);
+        self.recorder.record_in_handler(task.handler, nanos(took));
+        match task.result {
+            Ok(_) => self.recorder.counters.handled += 1,
+            Err(failure) => self.recorder.counters.count_nack(failure.reason.to_u16()),
+        }
+        None
+    }
+}
+
+/// Writes a nack; false if there is no room.
+fn nack(outbox: &mut Outbox, correlation: u64, reason: Reason, text: &str) -> bool {
+    let header = Header { reason, ..Header::new(Kind::Nack, correlation) };
+    outbox.push(&header, text.as_bytes()).is_ok()
+}

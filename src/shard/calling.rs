@@ -1,0 +1,148 @@
+//! The calling side: what this process sends, and the answers to it.
+
+use quanta::Instant;
+
+use super::{Core, Phase, Shard};
+use crate::{
+    client::{Submission, Submitted},
+    engine::{ConnectionId, Engine},
+    error::NotSent,
+    wire::{Header, Hello, Kind},
+};
+
+impl<E: Engine> Shard<E> {
+    /// Takes what this shard's tasks and other threads have submitted, a bounded number.
+    pub(super) fn take_submissions(&mut self, now: Instant) -> usize {
+        let mut count = 0;
+        while count < self.core.options.turn_messages_max {
+            let local = self.core.local_queue.pop();
+            let Some(submission) = local.or_else(|| self.core.submissions.pop()) else { break };
+            count += 1;
+            match submission {
+                Submission::Message(message) => self.submit(now, message),
+                Submission::Connect { peer, endpoint, shared } => {
+                    self.core.caller.open(peer, shared.clone());
+                    match self.engine.connect(&endpoint) {
+                        Ok(connection) => self.core.peers.insert(peer, connection, shared),
+                        Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
+                    }
+                }
+                Submission::Close(peer) => {
+                    self.core.caller.close(peer);
+                    self.core.sending.remove(&peer);
+                    if let Some(peer) = self.core.peers.remove(peer) {
+                        self.engine.close(peer.connection);
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    fn submit(&mut self, now: Instant, message: Submitted) {
+        let Self { engine, core } = self;
+        let is_running = matches!(core.phase, Phase::Running);
+        let id = message.peer();
+        let refused = match core.peers.get_mut(id) {
+            _ if !is_running => NotSent::Closed,
+            Some(peer) if peer.is_draining => NotSent::Draining,
+            Some(peer) => {
+                let outbox = engine.outbox(peer.connection);
+                core.caller.submit(now, message, outbox);
+                core.sending.insert(id);
+                return;
+            }
+            None => NotSent::Unconnectable,
+        };
+        core.caller.refuse(message, refused);
+    }
+
+    /// Says hello on connections that have just come up, before anything else, and sends what waited for them.
+    pub(super) fn greet(&mut self, now: Instant) -> usize {
+        let Self { engine, core } = self;
+        let count = core.came_up.len();
+        for connection in core.came_up.drain(..) {
+            let Some((id, peer)) = core.peers.at(connection) else { continue };
+            let Some(outbox) = engine.outbox(connection) else { continue };
+            peer.is_up = true;
+            peer.is_draining = false;
+            peer.epoch += 1;
+            outbox.push(&Header::new(Kind::Hello, 0), &core.hello).expect("is empty");
+            core.caller.pump(now, id, outbox);
+            core.sending.insert(id);
+        }
+        count
+    }
+
+    /// Enters what the engine has taken, and writes what waited for room. True if anything was written.
+    pub(super) fn settle_sent(&mut self, now: Instant) -> bool {
+        let Self { engine, core } = self;
+        let mut has_written = false;
+        core.sending.retain(|&id| {
+            let Some(peer) = core.peers.get_mut(id) else { return false };
+            if let Some(taken) = engine.taken(peer.connection) {
+                core.caller.taken(id, taken);
+            }
+            if peer.is_up && core.caller.has_waiting(id) {
+                if let Some(outbox) = engine.outbox(peer.connection) {
+                    has_written |= core.caller.pump(now, id, outbox);
+                }
+            }
+            core.caller.has_boxed(id) || core.caller.has_waiting(id)
+        });
+        has_written
+    }
+}
+
+impl Core {
+    pub(super) fn on_answer(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        header: &Header,
+        payload: &[u8],
+    ) {
+        let peer = self.peers.at(connection).map(|(id, _)| id);
+        if !peer.is_some_and(|peer| self.caller.answer(now, peer, header, payload)) {
+            self.recorder.counters.late_answers += 1;
+        }
+    }
+
+    pub(super) fn on_welcome(&mut self, connection: ConnectionId, payload: &mut [u8]) {
+        let Some((id, peer)) = self.peers.at(connection) else { return };
+        match Hello::decode(payload) {
+            Ok(hello) => peer.identity = Some(hello),
+            Err(error) => tracing::warn!(peer = %id, %error, "cannot read the peer's welcome"),
+        }
+    }
+
+    pub(super) fn on_goodbye(&mut self, connection: ConnectionId) {
+        match self.peers.at(connection) {
+            Some((_, peer)) => peer.is_draining = true,
+            None => drop(self.introduced.remove(&connection)),
+        }
+    }
+
+    pub(super) fn on_down(&mut self, connection: ConnectionId, taken: u64, unsent: usize) {
+        self.introduced.remove(&connection);
+        self.strikes.remove(&connection);
+        match self.peers.at(connection) {
+            Some((id, peer)) => {
+                peer.is_up = false;
+                self.caller.lost(id, taken);
+            }
+            None => self.recorder.counters.answers_lost += unsent as u64,
+        }
+    }
+
+    /// The names of the handlers that peers have told of.
+    pub(super) fn called_names(&self) -> Vec<String> {
+        self.peers.handler_names().map(String::from).collect()
+    }
+
+    /// Ends whatever goes to any peer.
+    pub(super) fn stop_calling(&mut self) {
+        self.sending.clear();
+        self.caller.stop(None);
+    }
+}

@@ -1,0 +1,98 @@
+//! What the runtime asks for, and how a shard ends.
+
+use std::{collections::VecDeque, time::Duration};
+
+use quanta::Instant;
+
+use super::{Command, Core, Draining, Drained, Phase, Shard};
+use crate::{
+    engine::Engine,
+    metrics::Blank,
+    wire::{Header, Kind},
+};
+
+/// For so long a draining shard goes on reading, to nack what was sent before its goodbye arrived.
+const LINGER: Duration = Duration::from_millis(50);
+
+impl<E: Engine> Shard<E> {
+    pub(super) fn obey_commands(&mut self, now: Instant) -> usize {
+        let mut count = 0;
+        while let Some(command) = self.core.commands.pop() {
+            count += 1;
+            match command {
+                Command::Measure { blank, reply } => {
+                    self.core.recorder.counters.spawned_now = self.core.tasks.live() as u64;
+                    let interval = self.core.recorder.take(blank);
+                    let _ = reply.send((self.core.info.shard, interval, self.core.called_names()));
+                }
+                Command::Run(guest) => {
+                    let future = guest(self.core.task_context());
+                    self.core.tasks.spawn_guest(future);
+                }
+                Command::Drain { until, done } => self.begin_drain(now, until, done),
+            }
+        }
+        count
+    }
+
+    fn begin_drain(
+        &mut self,
+        now: Instant,
+        until: Instant,
+        done: crossbeam_channel::Sender<Drained>,
+    ) {
+        if let Phase::Draining(draining) = &mut self.core.phase {
+            draining.until = draining.until.min(until);
+            draining.done.push_back(done);
+            return;
+        }
+        self.engine.stop_listening();
+        let goodbye = Header::new(Kind::Goodbye, 0);
+        for &connection in self.core.introduced.keys() {
+            if let Some(outbox) = self.engine.outbox(connection) {
+                // A peer whose queue is full learns of it when the connection closes.
+                let _ = outbox.push(&goodbye, &[]);
+            }
+        }
+        self.core.phase = Phase::Draining(Draining {
+            until,
+            linger_until: (now + LINGER).min(until),
+            done: VecDeque::from([done]),
+        });
+    }
+
+    /// Ends the shard once all is answered and sent, or the drain's time is over.
+    pub(super) fn step_drain(&mut self, now: Instant) {
+        let Self { engine, core } = self;
+        let Phase::Draining(draining) = &mut core.phase else { return };
+        let is_done = core.tasks.live() == 0 && core.caller.is_idle() && engine.is_flushed();
+        if now < draining.until && !(is_done && now >= draining.linger_until) {
+            return;
+        }
+        let done = std::mem::take(&mut draining.done);
+        core.phase = Phase::Over;
+        core.give_up();
+        for told in done {
+            let _ = told.send(core.last_words());
+        }
+    }
+}
+
+impl Core {
+    /// What is under way now ends here, and is counted.
+    fn give_up(&mut self) {
+        self.recorder.counters.indeterminate += self.tasks.live_handlers() as u64;
+        self.stop_calling();
+        self.record_settled();
+    }
+
+    fn last_words(&mut self) -> Drained {
+        self.recorder.counters.spawned_now = 0;
+        Drained {
+            shard: self.info.shard,
+            counters: self.recorder.counters,
+            interval: self.recorder.take(Blank::new(self.recorder.names().len())),
+            called_names: self.called_names(),
+        }
+    }
+}

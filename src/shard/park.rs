@@ -1,0 +1,162 @@
+//! The loop around the reactor: spin, yield, park.
+//!
+//! glommio 0.9 has no way to await an arbitrary descriptor. But a stream made from one arms a readiness poll as it is
+//! made, and reading it once returns when the descriptor is readable; the read itself then fails, which is ignored. So
+//! a duplicate of the engine's epoll descriptor, dressed as a stream, wakes a parked shard.
+#![allow(unsafe_code)]
+
+use std::{
+    future::{Future, poll_fn},
+    hint,
+    os::fd::{FromRawFd, IntoRawFd},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_lite::{AsyncRead, future::yield_now};
+use glommio::{net::TcpStream, timer::Timer};
+use quanta::Instant;
+
+use super::{Shard, Spawner};
+use crate::{config::Idle, engine::Engine, error::StartError};
+
+/// glommio refuses to start below this.
+const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+
+/// While tasks live, glommio's own loop, which moves their timers and their I/O, runs at least this often.
+const EXECUTOR_INTERVAL: Duration = Duration::from_micros(50);
+
+/// Looks whether this process may have what glommio would panic or exit without. Leaves nothing behind.
+pub fn is_possible() -> Result<(), StartError> {
+    let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    if let Some(bytes) = memlock.filter(|&bytes| bytes < MEMLOCK_BYTES_MIN) {
+        return Err(StartError::Memlock { bytes, bytes_min: MEMLOCK_BYTES_MIN });
+    }
+    let refused = |error: std::io::Error| StartError::IoUring(error.into());
+    let ring = io_uring::IoUring::new(2).map_err(refused)?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(refused)?;
+    let needed = [
+        io_uring::opcode::PollAdd::CODE,
+        io_uring::opcode::Timeout::CODE,
+        io_uring::opcode::AsyncCancel::CODE,
+        io_uring::opcode::Read::CODE,
+        io_uring::opcode::OpenAt::CODE,
+        io_uring::opcode::Statx::CODE,
+    ];
+    match needed.iter().all(|&opcode| probe.is_supported(opcode)) {
+        true => Ok(()),
+        false => Err(StartError::OldKernel),
+    }
+}
+
+/// Spawns on the glommio executor of the calling thread.
+pub fn spawner() -> Spawner {
+    Box::new(|future| drop(glommio::spawn_local(future).detach()))
+}
+
+/// Runs a shard until it is drained, as one task of the calling thread's glommio executor.
+pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
+    let clock = shard.core.clock.clone();
+    let mut parking = Parking { readiness: None };
+    let mut idle_since = None;
+    let mut executor_ran_at = clock.now();
+    loop {
+        let now = clock.now();
+        let turn = shard.turn(now);
+        if turn.is_over {
+            return;
+        }
+        if shard.core.tasks.live() > 0 {
+            if now.saturating_duration_since(executor_ran_at) >= EXECUTOR_INTERVAL {
+                executor_ran_at = now;
+                glommio::executor().yield_task_queue_now().await;
+            } else {
+                yield_now().await;
+            }
+        }
+        if turn.worked {
+            idle_since = None;
+            continue;
+        }
+        let since = *idle_since.get_or_insert(now);
+        match step(idle, now.saturating_duration_since(since)) {
+            Step::Spin => hint::spin_loop(),
+            Step::Yield => std::thread::yield_now(),
+            Step::Park => parking.park(&mut shard, now, turn.next_wake).await,
+        }
+    }
+}
+
+enum Step {
+    Spin,
+    Yield,
+    Park,
+}
+
+/// What to do after so long without work.
+fn step(idle: Idle, idle_for: Duration) -> Step {
+    match idle {
+        Idle::Spin => Step::Spin,
+        Idle::Park => Step::Park,
+        Idle::Adaptive { spin, .. } if idle_for < spin => Step::Spin,
+        Idle::Adaptive { spin, yielding } if idle_for < spin + yielding => Step::Yield,
+        Idle::Adaptive { .. } => Step::Park,
+    }
+}
+
+struct Parking {
+    /// The armed poll; one that has not fired serves the next time too.
+    readiness: Option<TcpStream>,
+}
+
+impl Parking {
+    /// Sleeps until something arrives, a writer rings, a task finishes or the time comes.
+    async fn park<E: Engine>(&mut self, shard: &mut Shard<E>, now: Instant, until: Option<Instant>) {
+        self.arm(shard);
+        let remaining = until.map(|until| until.saturating_duration_since(now));
+        let mut timer = pin!(async {
+            match remaining {
+                Some(remaining) => drop(Timer::new(remaining).await),
+                None => std::future::pending().await,
+            }
+        });
+        poll_fn(|cx| {
+            shard.core.doorbell.prepare_to_park(cx.waker());
+            shard.core.local_queue.register(cx.waker());
+            shard.core.tasks.register(cx.waker());
+            let has_work =
+                !shard.may_park() || self.is_readable(cx) || timer.as_mut().poll(cx).is_ready();
+            if has_work { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        shard.core.doorbell.leave();
+    }
+
+    fn arm<E: Engine>(&mut self, shard: &Shard<E>) {
+        if self.readiness.is_some() {
+            return;
+        }
+        let Some(descriptor) = shard.engine.descriptor() else { return };
+        match descriptor.try_clone_to_owned() {
+            Ok(duplicate) => {
+                // SAFETY: the descriptor is open and ours alone: it was just duplicated, and ownership passes to the
+                // stream.
+                let stream = unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) };
+                self.readiness = Some(stream);
+            }
+            // Out of descriptors: the shard wakes by its timers and its doorbell until there is one.
+            Err(error) => tracing::error!(%error, "cannot wait for messages; raise `ulimit -n`"),
+        }
+    }
+
+    fn is_readable(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(stream) = &mut self.readiness else { return false };
+        let is_ready = Pin::new(stream).poll_read(cx, &mut [0]).is_ready();
+        if is_ready {
+            self.readiness = None;
+        }
+        is_ready
+    }
+}

@@ -1,0 +1,140 @@
+//! The reactor.
+
+use quanta::Instant;
+
+use super::{Core, Phase, Shard};
+use crate::{
+    engine::{Engine, Event},
+    peers::Entry,
+};
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Whether anything happened: then the next turn should follow at once.
+    pub worked: bool,
+    /// When the next turn must come though nothing arrives.
+    pub next_wake: Option<Instant>,
+    /// The shard is drained: no turn must follow.
+    pub is_over: bool,
+}
+
+impl<E: Engine> Shard<E> {
+    /// Does all that can be done at this time without blocking, in a bounded amount of work.
+    pub fn turn(&mut self, now: Instant) -> Turn {
+        let mut work = self.obey_commands(now);
+        work += self.take_submissions(now);
+        work += self.poll(now);
+        work += self.greet(now);
+        work += self.core.timers.fire(now);
+        work += self.answer_tasks(now);
+        self.core.caller.expire(now);
+        work += self.flush(now);
+        self.core.record_settled();
+        self.step_drain(now);
+        Turn {
+            worked: work > 0,
+            next_wake: self.next_wake(),
+            is_over: matches!(self.core.phase, Phase::Over),
+        }
+    }
+
+    /// The last look before parking: whether only the engine's descriptor, the doorbell, a task or a timer can
+    /// bring work.
+    pub fn may_park(&mut self) -> bool {
+        let core = &self.core;
+        let is_quiet = core.submissions.is_empty()
+            && core.commands.is_empty()
+            && core.local_queue.is_empty()
+            && !core.tasks.has_finished();
+        is_quiet && self.engine.may_park()
+    }
+
+    fn poll(&mut self, now: Instant) -> usize {
+        let Self { engine, core } = self;
+        let messages_max = core.options.turn_messages_max;
+        let events = engine.poll(now, messages_max, &mut |event| core.on_event(now, event));
+        for connection in core.condemned.drain(..) {
+            core.strikes.remove(&connection);
+            core.introduced.remove(&connection);
+            engine.close(connection);
+        }
+        events
+    }
+
+    /// Lets out what the turn has written, and enters what has left.
+    fn flush(&mut self, now: Instant) -> usize {
+        let mut work = self.engine.flush(now);
+        self.core.record_replies();
+        // Room has come, or a peer's connection: what waits for it goes out in this turn too.
+        if self.settle_sent(now) {
+            work += self.engine.flush(now);
+            self.settle_sent(now);
+        }
+        work
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let drain = match &self.core.phase {
+            Phase::Draining(draining) => Some(draining.until.min(draining.linger_until)),
+            _ => None,
+        };
+        let timers = [
+            self.core.caller.next_deadline(),
+            self.core.timers.next_due(),
+            self.engine.next_wake(),
+            drain,
+        ];
+        timers.into_iter().flatten().min()
+    }
+}
+
+impl Core {
+    fn on_event(&mut self, now: Instant, event: Event<'_>) {
+        match event {
+            Event::Message(incoming) => self.on_message(now, incoming),
+            Event::Up(connection) => self.came_up.push(connection),
+            Event::Malformed { connection, frames } => {
+                let what = crate::error::Malformation::Frames(frames);
+                self.strike(connection, what);
+            }
+            Event::Down { connection, taken, unsent } => self.on_down(connection, taken, unsent),
+        }
+    }
+
+    /// Counts how this shard's own messages have ended.
+    pub(super) fn record_settled(&mut self) {
+        let Self { caller, recorder, .. } = self;
+        for settled in caller.drain_settled() {
+            let counters = &mut recorder.counters;
+            match settled.end {
+                Entry::Handled => counters.answered += 1,
+                Entry::Nacked => counters.call_nacked += 1,
+                Entry::Indeterminate => counters.call_indeterminate += 1,
+                Entry::NotSent => counters.not_sent += 1,
+                Entry::OneWaySent => counters.one_way_sent += 1,
+                Entry::Lost => counters.one_way_lost += 1,
+                Entry::Accepted => {}
+            }
+            if let Some(round_trip) = settled.round_trip {
+                recorder.record_round_trip(settled.handler.get(), nanos(round_trip));
+            }
+        }
+    }
+
+    /// Records, once the turn's replies are written out, how long each took from the read of its message.
+    fn record_replies(&mut self) {
+        if self.replied.is_empty() {
+            return;
+        }
+        let written = self.clock.now();
+        for (handler, read) in self.replied.drain(..) {
+            let took = written.saturating_duration_since(read);
+            self.recorder.record_read_to_reply(handler, nanos(took));
+        }
+    }
+}
+
+pub(super) fn nanos(duration: std::time::Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}
