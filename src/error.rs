@@ -1,7 +1,15 @@
 //! One enum per boundary. An error says what to do about it, and a payload that was refused comes back with it.
 
 
-use crate::wire::Codec;
+mod config;
+mod dump;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+pub use self::{config::*, dump::*};
+use crate::wire::{Codec, Reason};
 
 /// A header frame that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,5 +76,175 @@ pub enum CodecError {
     Untyped {
         /// The codec that the header names.
         codec: Codec,
+    },
+}
+
+/// An endpoint that the engine cannot serve, or a socket that it cannot make.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Somebody else listens there.
+    #[error("{endpoint} is in use: stop what listens there, or listen at another one (tcp port 0: any free port)")]
+    InUse {
+        /// What was to be bound.
+        endpoint: String,
+    },
+    /// The address is not this machine's, or the process may not bind it.
+    #[error("cannot listen at {endpoint}: {why}")]
+    Listen {
+        /// What was to be bound.
+        endpoint: String,
+        /// The system's words, and a remedy.
+        why: String,
+    },
+    /// The endpoint cannot be connected to, whoever listens there.
+    #[error("cannot connect to {endpoint}: {why}")]
+    Connect {
+        /// What was to be connected to.
+        endpoint: String,
+        /// The system's words, and a remedy.
+        why: String,
+    },
+    /// The system refuses another socket or descriptor.
+    #[error("cannot make a socket: {0}; raise the limit of open files (`ulimit -n`)")]
+    Socket(String),
+}
+
+/// A message that was not accepted: why, and its payload back.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not sent: {why}")]
+pub struct SendError {
+    /// Why not.
+    pub why: NotSent,
+    /// What was to be sent, as it was encoded.
+    pub payload: Bytes,
+}
+
+impl fmt::Debug for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendError {{ why: {:?}, payload: {} bytes }}", self.why, self.payload.len())
+    }
+}
+
+/// Why a message never left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// A bounded queue is full: the inbox of the shard, or what may wait for this peer.
+    #[error("a queue on the way is full; wait for answers, or raise limits.outgoing_messages_max or limits.inbox_capacity")]
+    Full,
+    /// As many calls as limits.outstanding_max allows wait for their answers.
+    #[error("too many calls are outstanding; wait for answers, or raise limits.outstanding_max")]
+    Outstanding,
+    /// The payload is larger than limits.message_bytes_max.
+    #[error("the payload is larger than limits.message_bytes_max")]
+    TooLarge,
+    /// The deadline passed while the message waited for a connection.
+    #[error("no connection to the peer within the deadline; does it listen there?")]
+    Deadline,
+    /// The connection was lost before the message was given to it.
+    #[error("the connection was lost first")]
+    ConnectionLost,
+    /// The peer has said that it is stopping.
+    #[error("the peer is draining")]
+    Draining,
+    /// The connection could not be made at all.
+    #[error("the connection could not be made; the log says why")]
+    Unconnectable,
+    /// The peer handle was closed, or the runtime has stopped.
+    #[error("the runtime has stopped, or the peer was closed")]
+    Closed,
+}
+
+/// A call that did not come to its reply. It is told once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The peer refused the message, or its handler failed.
+    #[error("nack: {reason}: {text}")]
+    Nack {
+        /// Which.
+        reason: Reason,
+        /// The peer's words, for people.
+        text: String,
+    },
+    /// The message never left; the handler did not run.
+    #[error(transparent)]
+    NotSent(#[from] SendError),
+    /// The message was sent and no answer came: the handler ran zero times or once.
+    #[error("indeterminate: {0}")]
+    Indeterminate(Indeterminate),
+    /// The reply came, and is not what the caller expects.
+    #[error("the reply cannot be read: {0}")]
+    Reply(#[from] CodecError),
+}
+
+/// Why nobody can say whether a message was handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Indeterminate {
+    /// The connection died with the answer outstanding.
+    #[error("the connection was lost with the answer outstanding")]
+    ConnectionLost,
+    /// The deadline passed with the answer outstanding.
+    #[error("the deadline passed with the answer outstanding")]
+    Deadline,
+    /// This runtime stopped with the answer outstanding.
+    #[error("this runtime stopped with the answer outstanding")]
+    Stopped,
+}
+
+/// What a handler returns when it fails; its text reaches the caller in a nack.
+///
+/// Whatever implements [`std::error::Error`] becomes one by `?`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerError(String);
+
+impl HandlerError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A set of handlers that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// Registered twice.
+    #[error("handler {name:?} is registered twice; give one of them another name")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// Two names with one key.
+    #[error("handlers {name:?} and {other:?} have the same key {key}; give one of them another name")]
+    Collision {
+        /// The second name.
+        name: String,
+        /// The first.
+        other: String,
+        /// The key of both.
+        key: String,
+    },
+    /// A name that belongs to corelane.
+    #[error("handler {name:?}: names that begin with an underscore are reserved; choose another")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
+    /// No name, or too long a one.
+    #[error("handler {name:?}: a name takes 1 to {bytes_max} bytes")]
+    Length {
+        /// The name.
+        name: String,
+        /// The longest.
+        bytes_max: usize,
     },
 }

@@ -1,1 +1,240 @@
-//! (being written)
+//! The processes that a shard talks to: who they are, whether they are there, and what may still be sent to them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use crate::wire::Hello;
+
+/// Names a peer that this process connects to, as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(u64);
+
+impl PeerId {
+    /// An id that no other peer has.
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "peer {}", self.0)
+    }
+}
+
+/// What may wait to be sent to one peer: so many messages, so many bytes. Callers on any thread take from it, and the peer's
+/// shard gives back as messages leave.
+#[derive(Debug)]
+pub struct Credit {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    messages_max: usize,
+    bytes_max: usize,
+}
+
+impl Credit {
+    /// Credit for so many messages and bytes at once.
+    pub fn new(messages_max: usize, bytes_max: usize) -> Self {
+        Self { messages: AtomicUsize::new(0), bytes: AtomicUsize::new(0), messages_max, bytes_max }
+    }
+
+    /// Takes credit for one message, or says that there is none left. A message that alone is larger than the bound
+    /// passes when nothing else waits.
+    pub fn try_take(&self, bytes: usize) -> bool {
+        let waiting = self.messages.fetch_add(1, Relaxed);
+        let before = self.bytes.fetch_add(bytes, Relaxed);
+        let fits = waiting < self.messages_max && (waiting == 0 || before + bytes <= self.bytes_max);
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    /// A message of so many bytes waits no longer.
+    pub fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Relaxed);
+        self.messages.fetch_sub(1, Relaxed);
+    }
+
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.messages.load(Relaxed)
+    }
+}
+
+/// How each message to a peer ended. What was accepted is
+/// `handled + nacked + indeterminate + not_sent + one_way_sent + lost`, plus what is still under way.
+#[derive(Debug, Default)]
+pub struct Account {
+    counts: [AtomicU64; Entry::COUNT],
+}
+
+/// One line of an [`Account`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Taken into the peer's bounded queue.
+    Accepted,
+    /// Answered by `ack` or `response`.
+    Handled,
+    /// Answered by `nack`.
+    Nacked,
+    /// Sent, and the answer never came.
+    Indeterminate,
+    /// Told to the caller as never sent.
+    NotSent,
+    /// One-way, and given to the connection.
+    OneWaySent,
+    /// One-way, and never given to a connection.
+    Lost,
+}
+
+impl Entry {
+    const COUNT: usize = 7;
+}
+
+impl Account {
+    /// Adds one. Only the peer's shard writes, so this is a plain load and store.
+    pub fn add(&self, entry: Entry) {
+        let count = &self.counts[entry as usize];
+        count.store(count.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// The counts as they stand. From any thread, while the shard runs.
+    pub fn read(&self) -> AccountSnapshot {
+        let count = |entry: Entry| self.counts[entry as usize].load(Relaxed);
+        AccountSnapshot {
+            accepted: count(Entry::Accepted),
+            handled: count(Entry::Handled),
+            nacked: count(Entry::Nacked),
+            indeterminate: count(Entry::Indeterminate),
+            not_sent: count(Entry::NotSent),
+            one_way_sent: count(Entry::OneWaySent),
+            lost: count(Entry::Lost),
+        }
+    }
+}
+
+/// An [`Account`] at one moment; the fields are as its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "each is the entry of its name")]
+pub struct AccountSnapshot {
+    pub accepted: u64,
+    pub handled: u64,
+    pub nacked: u64,
+    pub indeterminate: u64,
+    pub not_sent: u64,
+    pub one_way_sent: u64,
+    pub lost: u64,
+}
+
+impl AccountSnapshot {
+    /// Messages that have come to an end.
+    pub fn settled(&self) -> u64 {
+        self.handled + self.nacked + self.indeterminate + self.not_sent + self.one_way_sent + self.lost
+    }
+}
+
+/// What a peer's shard and the holders of its handle share.
+#[derive(Debug)]
+pub struct PeerShared {
+    /// What may still be queued for it.
+    pub credit: Credit,
+    /// How its messages ended.
+    pub account: Account,
+}
+
+/// The peers that one shard connects to. `C` is what the engine calls a connection.
+#[derive(Debug)]
+pub struct PeerTable<C> {
+    peers: FxHashMap<PeerId, Peer<C>>,
+    by_connection: FxHashMap<C, PeerId>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Peer<C> {
+    /// The connection, which the engine keeps making anew.
+    pub connection: C,
+    /// Whether it stands.
+    pub is_up: bool,
+    /// How often it has come up: answers of an earlier epoch are stale.
+    pub epoch: u32,
+    /// It has said goodbye: nothing new is sent until it is back.
+    pub is_draining: bool,
+    /// What it said of itself.
+    pub identity: Option<Hello>,
+    /// What the holders of its handle see.
+    pub shared: Arc<PeerShared>,
+}
+
+impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
+    /// No peers.
+    pub fn new() -> Self {
+        Self { peers: FxHashMap::default(), by_connection: FxHashMap::default() }
+    }
+
+    /// Adds a peer whose connection is being made.
+    pub fn insert(&mut self, id: PeerId, connection: C, shared: Arc<PeerShared>) {
+        self.by_connection.insert(connection, id);
+        let peer =
+            Peer { connection, is_up: false, epoch: 0, is_draining: false, identity: None, shared };
+        self.peers.insert(id, peer);
+    }
+
+    /// Forgets a peer.
+    pub fn remove(&mut self, id: PeerId) -> Option<Peer<C>> {
+        let peer = self.peers.remove(&id)?;
+        self.by_connection.remove(&peer.connection);
+        Some(peer)
+    }
+
+    /// The peer with this id.
+    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer<C>> {
+        self.peers.get_mut(&id)
+    }
+
+    /// The peer at the other end of this connection, if we dialed it.
+    pub fn at(&mut self, connection: C) -> Option<(PeerId, &mut Peer<C>)> {
+        let id = *self.by_connection.get(&connection)?;
+        Some((id, self.peers.get_mut(&id)?))
+    }
+
+    /// The names of all handlers that peers have told of, by key.
+    pub fn handler_names(&self) -> impl Iterator<Item = &str> {
+        let identities = self.peers.values().filter_map(|peer| peer.identity.as_ref());
+        identities.flat_map(|hello| hello.handlers.iter().map(|handler| handler.name.as_str()))
+    }
+}
+
+impl<C: Copy + Eq + std::hash::Hash> Default for PeerTable<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_ends_at_its_bounds_and_comes_back() {
+        let credit = Credit::new(2, 100);
+        assert!(credit.try_take(1000), "a large message passes alone");
+        assert!(!credit.try_take(1));
+        credit.give_back(1000);
+        assert!(credit.try_take(50) && credit.try_take(50));
+        assert!(!credit.try_take(0));
+        credit.give_back(50);
+        credit.give_back(50);
+        assert_eq!(credit.waiting(), 0);
+    }
+}

@@ -1,1 +1,190 @@
-//! (being written)
+//! What moves messages between a shard and its peers.
+//!
+//! An [`Engine`] belongs to one shard and is driven by its reactor alone: [`poll`](Engine::poll) hands over what has
+//! arrived, [`flush`](Engine::flush) takes what stands in the outboxes. No call blocks. All that an engine knows of a peer is a
+//! [`ConnectionId`]; no type of the library below leaks through the contract.
+//!
+//! - [`libzmq`]: the reference library, through the crate `zmq`.
+//! - [`sim`]: a seeded network in memory, for tests that run whole shards under a virtual clock.
+
+use std::{fmt, os::fd::BorrowedFd, time::Duration};
+
+use quanta::Instant;
+
+use crate::{config::Endpoint, error::EngineError, wire::Outbox};
+
+pub mod libzmq;
+pub mod sim;
+
+/// The contract between a shard's reactor and what moves its messages.
+pub trait Engine {
+    /// Begins to accept connections at this endpoint and returns the one that was really bound: port 0 becomes a free
+    /// port.
+    fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError>;
+
+    /// Accepts no connection from now on; those that there are stay.
+    fn stop_listening(&mut self);
+
+    /// Begins to connect, and reconnects by itself for as long as the connection is not closed. [`Event::Up`] and
+    /// [`Event::Down`] tell of each success and loss; between them the connection keeps its id.
+    fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError>;
+
+    /// Forgets a connection with all that waits in its outbox. No event follows.
+    fn close(&mut self, connection: ConnectionId);
+
+    /// Where messages to this peer are written. `None` if the connection is not up.
+    fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox>;
+
+    /// Hands at most `messages_max` messages to `sink`, and whatever else happened. Returns how many events that were.
+    fn poll(
+        &mut self,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> usize;
+
+    /// Takes from the outboxes as much as goes out without blocking. Returns how many messages left.
+    fn flush(&mut self, now: Instant) -> usize;
+
+    /// Whether every outbox is empty.
+    fn is_flushed(&self) -> bool;
+
+    /// When `poll` must be called though nothing arrives: a timer of the engine's own.
+    fn next_wake(&self) -> Option<Instant>;
+
+    /// Readable once there may be something to poll or room to flush; what a parked shard waits for. `None`: only
+    /// timers and the doorbell wake it.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The last look before parking: true if nothing can be polled now, and whatever comes later makes the descriptor
+    /// readable.
+    fn may_park(&mut self) -> bool;
+}
+
+/// The limits and intervals that every engine keeps; derived from the checked configuration.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes of the largest frame that is accepted.
+    pub message_bytes_max: usize,
+    /// Frames of a multipart message beyond which its sender is refused.
+    pub frames_max: usize,
+    /// Messages that one outbox holds.
+    pub outgoing_messages_max: usize,
+    /// Bytes that one outbox holds.
+    pub outgoing_bytes_max: usize,
+    /// How long a handshake may take.
+    pub handshake: Duration,
+    /// Between two heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a peer is lost.
+    pub heartbeat_timeout: Duration,
+    /// First pause before a reconnect; it doubles with each failure.
+    pub reconnect_min: Duration,
+    /// Longest pause before a reconnect.
+    pub reconnect_max: Duration,
+    /// Messages in each of libzmq's own queues.
+    pub hwm: usize,
+    /// How long closing may wait for what libzmq has not yet written.
+    pub linger: Duration,
+}
+
+/// One connection of one shard's engine. A number that is never used for another connection while the engine lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    slot: u32,
+    generation: u32,
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
+    }
+}
+
+/// What [`Engine::poll`] tells of.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The connection is usable: its handshake is done. Its outbox is empty.
+    Up(ConnectionId),
+    /// A message of two frames.
+    Message(Incoming<'a>),
+    /// A multipart message that cannot be an active message.
+    Malformed {
+        /// Where it came from.
+        connection: ConnectionId,
+        /// How many frames it had.
+        frames: usize,
+    },
+    /// The connection is lost, with what stood in its outbox.
+    Down {
+        /// Which one.
+        connection: ConnectionId,
+        /// Messages that had left its outbox: those with a smaller number may have reached the peer.
+        taken: u64,
+        /// Messages that stood in its outbox, and are lost.
+        unsent: usize,
+    },
+}
+
+/// A message that has arrived, still where the engine read it to.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// Where it came from.
+    pub connection: ConnectionId,
+    /// The header frame, not yet decoded.
+    pub header: &'a [u8],
+    /// The payload, to be parsed in place.
+    pub payload: &'a mut [u8],
+    /// Where an answer goes.
+    pub outbox: &'a mut Outbox,
+}
+
+/// Slots with a generation each, so that an id never means another connection later.
+#[derive(Debug)]
+struct Slots<T> {
+    slots: slab::Slab<(u32, T)>,
+    generation: u32,
+}
+
+impl<T> Slots<T> {
+    fn new() -> Self {
+        Self { slots: slab::Slab::new(), generation: 0 }
+    }
+
+    fn insert(&mut self, value: T) -> ConnectionId {
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.slots.insert((self.generation, value));
+        ConnectionId { slot: slot as u32, generation: self.generation }
+    }
+
+    fn get(&self, id: ConnectionId) -> Option<&T> {
+        match self.slots.get(id.slot as usize) {
+            Some((generation, value)) if *generation == id.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
+        match self.slots.get_mut(id.slot as usize) {
+            Some((generation, value)) if *generation == id.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    fn remove(&mut self, id: ConnectionId) -> Option<T> {
+        self.get_mut(id)?;
+        Some(self.slots.remove(id.slot as usize).1)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (ConnectionId, &T)> {
+        self.slots.iter().map(|(slot, (generation, value))| {
+            (ConnectionId { slot: slot as u32, generation: *generation }, value)
+        })
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut T)> {
+        self.slots.iter_mut().map(|(slot, (generation, value))| {
+            (ConnectionId { slot: slot as u32, generation: *generation }, value)
+        })
+    }
+}

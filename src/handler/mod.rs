@@ -1,1 +1,52 @@
-//! (being written)
+//! What runs when a message arrives.
+//!
+//! A handler is made once per shard, so its state needs no lock. Most run *inline*: the reactor calls the function in the turn
+//! that read the message, and the reply is encoded into the connection's own write buffer.
+//!
+//! ```
+//! use corelane::handler::{HandlerError, inline, inline_in_place, inline_raw, inline_with, spawned};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Sum { a: i64, b: i64 }
+//! #[derive(serde::Serialize)]
+//! struct Total { total: i64 }
+//!
+//! // Typed: JSON or postcard, whichever the request names.
+//! let sum = inline("sum", |sum: Sum, _cx| Ok(Total { total: sum.a + sum.b }));
+//! // Bytes in, bytes into the write buffer.
+//! let echo = inline_raw("echo", |payload, reply, _cx| {
+//!     reply.extend_from_slice(payload);
+//!     Ok(())
+//! });
+//! // In place: the reply is the first part of the buffer that the request came in.
+//! let reverse = inline_in_place("reverse", |payload, _cx| {
+//!     payload.reverse();
+//!     Ok(payload.len())
+//! });
+//! // With state of the shard's own, made by a factory.
+//! let count = inline_with("count", |_shard| {
+//!     let mut count = 0_u64;
+//!     move |(): (), _cx| {
+//!         count += 1;
+//!         Ok(count)
+//!     }
+//! });
+//! // One that awaits: a local task on the same shard.
+//! let slow = spawned("slow", |ms: u64, cx| async move {
+//!     cx.sleep(std::time::Duration::from_millis(ms)).await;
+//!     Err::<(), _>(HandlerError::new("slept for nothing"))
+//! });
+//! ```
+
+mod context;
+mod dispatch;
+mod inline;
+mod registry;
+mod spawned;
+
+pub use crate::error::HandlerError;
+pub use context::{Context, ShardInfo, Sleep, TaskContext, Timers};
+pub use dispatch::{Arrival, Dispatch, Failure, Lent, Spawning};
+pub use inline::{inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with};
+pub use registry::{Handler, Registry};
+pub use spawned::{spawned, spawned_raw};

@@ -7,7 +7,7 @@ use std::fmt;
 /// ```
 /// use corelane::wire::HandlerKey;
 /// assert_eq!(HandlerKey::of("").get(), 0xcbf29ce484222325);
-/// assert_eq!(HandlerKey::of("sum").to_string(), "cb8f8a19184f9f62");
+/// assert_eq!(HandlerKey::of("sum").to_string(), "82719e195d0fc4a8");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HandlerKey(u64);

@@ -1,0 +1,153 @@
+//! A call that was sent: a future that needs no particular executor, with a blocking `wait` beside it.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::Peer;
+use crate::{
+    codec::Decoder,
+    error::{CallError, Indeterminate, NotSent, SendError},
+    wire::{Codec, Reason},
+};
+
+thread_local! {
+    /// The scratch memory of whoever decodes replies on this thread.
+    static DECODER: RefCell<Decoder> = RefCell::default();
+}
+
+/// How a call ended, before its reply is decoded by whoever waits for it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The handler returned; a confirmed message has no payload.
+    Answered(Codec, Bytes),
+    /// The peer refused it, or its handler failed.
+    Nacked(Reason, String),
+    /// It never left.
+    NotSent(NotSent, Bytes),
+    /// Nobody can say.
+    Indeterminate(Indeterminate),
+}
+
+/// A call under way. Resolves exactly once, by its deadline. Dropping it forgets the answer and recalls nothing.
+#[must_use = "a call tells its outcome only to who waits for it"]
+pub struct Call<E> {
+    state: State,
+    /// Keeps the connection open until the answer is there.
+    _peer: Option<Peer>,
+    expect: PhantomData<fn() -> E>,
+}
+
+enum State {
+    Waiting(oneshot::AsyncReceiver<Outcome>),
+    Refused(SendError),
+    Resolved,
+}
+
+/// What a caller makes of an answer.
+pub trait Expect {
+    /// What it gets.
+    type Reply;
+    /// Makes it.
+    fn take(codec: Codec, payload: Bytes) -> Result<Self::Reply, CallError>;
+}
+
+/// The reply's bytes as they came.
+#[derive(Debug)]
+pub struct RawReply;
+
+impl Expect for RawReply {
+    type Reply = Bytes;
+
+    fn take(_: Codec, payload: Bytes) -> Result<Bytes, CallError> {
+        Ok(payload)
+    }
+}
+
+/// The reply as a value.
+#[derive(Debug)]
+pub struct TypedReply<T>(PhantomData<fn() -> T>);
+
+impl<T: DeserializeOwned> Expect for TypedReply<T> {
+    type Reply = T;
+
+    fn take(codec: Codec, payload: Bytes) -> Result<T, CallError> {
+        // Alone in its allocation, so nothing is copied.
+        let mut payload = Vec::from(payload);
+        DECODER.with_borrow_mut(|decoder| Ok(decoder.decode(codec, &mut payload)?))
+    }
+}
+
+/// That the handler has returned.
+#[derive(Debug)]
+pub struct Acked;
+
+impl Expect for Acked {
+    type Reply = ();
+
+    fn take(_: Codec, _: Bytes) -> Result<(), CallError> {
+        Ok(())
+    }
+}
+
+impl<E: Expect> Call<E> {
+    pub(super) fn new(answer: oneshot::AsyncReceiver<Outcome>, peer: Peer) -> Self {
+        Self { state: State::Waiting(answer), _peer: Some(peer), expect: PhantomData }
+    }
+
+    pub(super) fn refused(error: SendError) -> Self {
+        Self { state: State::Refused(error), _peer: None, expect: PhantomData }
+    }
+
+    /// Blocks this thread until the call is resolved. Not for a shard, whose reactor would wait for itself.
+    pub fn wait(self) -> Result<E::Reply, CallError> {
+        futures_lite::future::block_on(self)
+    }
+}
+
+impl<E: Expect> Future for Call<E> {
+    type Output = Result<E::Reply, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = match &mut self.state {
+            State::Waiting(answer) => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(outcome)) => outcome,
+                // The shard is gone, with the call in it.
+                Poll::Ready(Err(_)) => Outcome::Indeterminate(Indeterminate::Stopped),
+            },
+            State::Refused(error) => {
+                let error = error.clone();
+                self.state = State::Resolved;
+                return Poll::Ready(Err(error.into()));
+            }
+            State::Resolved => panic!("a call was polled after it had resolved"),
+        };
+        self.state = State::Resolved;
+        Poll::Ready(match outcome {
+            Outcome::Answered(codec, payload) => E::take(codec, payload),
+            Outcome::Nacked(reason, text) => Err(CallError::Nack { reason, text }),
+            Outcome::NotSent(why, payload) => Err(SendError { why, payload }.into()),
+            Outcome::Indeterminate(why) => Err(CallError::Indeterminate(why)),
+        })
+    }
+}
+
+impl<E> fmt::Debug for Call<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Waiting(_) => "waiting",
+            State::Refused(_) => "refused",
+            State::Resolved => "resolved",
+        };
+        f.debug_tuple("Call").field(&state).finish()
+    }
+}

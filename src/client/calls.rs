@@ -1,0 +1,176 @@
+//! The correlation table: the calls whose answers are outstanding, and their deadlines.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use quanta::Instant;
+use slab::Slab;
+
+use super::call::Outcome;
+use crate::{
+    peers::PeerId,
+    wire::{HandlerKey, Kind},
+};
+
+/// Dead deadlines are swept out once they outnumber the live ones by this many: the sweep's cost is then spread over as
+/// many calls.
+const DEAD_DEADLINES_MAX: usize = 1024;
+
+/// The outstanding calls of one shard. Bounded; a call is found by its correlation and leaves the table once.
+#[derive(Debug)]
+pub(super) struct Calls {
+    slots: Slab<(u32, Outstanding)>,
+    /// Earliest first. A call that has left the table leaves its deadline behind until it is swept or due.
+    deadlines: BinaryHeap<Reverse<(Instant, u64)>>,
+    generation: u32,
+    capacity: usize,
+}
+
+/// A call whose answer is outstanding.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub(super) peer: PeerId,
+    pub(super) kind: Kind,
+    pub(super) handler: HandlerKey,
+    pub(super) submitted_at: Instant,
+    pub(super) deadline: Instant,
+    /// Its number in its connection's outbox; `None` while it waits for room or for the connection.
+    pub(super) number: Option<u64>,
+    pub(super) completion: oneshot::Sender<Outcome>,
+}
+
+impl Calls {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { slots: Slab::new(), deadlines: BinaryHeap::new(), generation: 0, capacity }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether as many calls are outstanding as may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= self.capacity
+    }
+
+    /// Adds a call and returns its correlation: a slot, and a generation by which an answer to an earlier call of the
+    /// slot is known for what it is.
+    pub(super) fn insert(&mut self, call: Outstanding) -> u64 {
+        self.generation = self.generation.wrapping_add(1);
+        let deadline = call.deadline;
+        let slot = self.slots.insert((self.generation, call));
+        let correlation = (u64::from(self.generation) << 32) | slot as u64;
+        self.deadlines.push(Reverse((deadline, correlation)));
+        if self.deadlines.len() > 2 * self.slots.len() + DEAD_DEADLINES_MAX {
+            self.sweep();
+        }
+        correlation
+    }
+
+    pub(super) fn get_mut(&mut self, correlation: u64) -> Option<&mut Outstanding> {
+        let (generation, call) = self.slots.get_mut(correlation as u32 as usize)?;
+        (u64::from(*generation) == correlation >> 32).then_some(call)
+    }
+
+    pub(super) fn remove(&mut self, correlation: u64) -> Option<Outstanding> {
+        self.get_mut(correlation)?;
+        Some(self.slots.remove(correlation as u32 as usize).1)
+    }
+
+    /// The next call whose deadline has passed.
+    pub(super) fn next_expired(&mut self, now: Instant) -> Option<(u64, Outstanding)> {
+        while let Some(&Reverse((deadline, correlation))) = self.deadlines.peek() {
+            if deadline > now {
+                return None;
+            }
+            self.deadlines.pop();
+            if let Some(call) = self.remove(correlation) {
+                return Some((correlation, call));
+            }
+        }
+        None
+    }
+
+    /// No call is due before this. It may be the deadline of one that is answered already.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    /// Takes out every call that this peer may have received.
+    pub(super) fn take_sent(&mut self, peer: PeerId) -> Vec<Outstanding> {
+        let is_sent = |call: &Outstanding| call.peer == peer && call.number.is_some();
+        let sent = self.slots.iter().filter(|(_, (_, call))| is_sent(call));
+        let slots: Vec<usize> = sent.map(|(slot, _)| slot).collect();
+        slots.into_iter().map(|slot| self.slots.remove(slot).1).collect()
+    }
+
+    /// A correlation for a message that nothing answers: no call's.
+    pub(super) fn unanswered(&mut self) -> u64 {
+        self.generation = self.generation.wrapping_add(1);
+        (u64::from(self.generation) << 32) | u64::from(u32::MAX)
+    }
+
+    fn sweep(&mut self) {
+        let mut deadlines = std::mem::take(&mut self.deadlines).into_vec();
+        deadlines.retain(|&Reverse((_, correlation))| self.get_mut(correlation).is_some());
+        self.deadlines = deadlines.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn call(deadline: Instant) -> Outstanding {
+        Outstanding {
+            peer: PeerId::unique(),
+            kind: Kind::Request,
+            handler: HandlerKey::of("x"),
+            submitted_at: Instant::now(),
+            deadline,
+            number: None,
+            completion: oneshot::async_channel().0,
+        }
+    }
+
+    #[test]
+    fn a_correlation_is_good_once_and_never_for_the_slots_next_call() {
+        let mut calls = Calls::new(10);
+        let first = calls.insert(call(Instant::now()));
+        assert!(calls.remove(first).is_some());
+        assert!(calls.remove(first).is_none());
+        let second = calls.insert(call(Instant::now()));
+        assert_eq!(first as u32, second as u32, "the slot is used again");
+        assert!(calls.remove(first).is_none() && calls.remove(second).is_some());
+        for never in [0, 1, u64::MAX] {
+            assert!(calls.remove(never).is_none());
+        }
+    }
+
+    #[test]
+    fn calls_expire_in_the_order_of_their_deadlines() {
+        let (mut calls, start) = (Calls::new(100), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let correlations: Vec<u64> =
+            [30, 10, 20].into_iter().map(|ms| calls.insert(call(at(ms)))).collect();
+        assert_eq!(calls.next_deadline(), Some(at(10)));
+        assert!(calls.next_expired(at(9)).is_none());
+        calls.remove(correlations[2]);
+        let mut expired = || calls.next_expired(at(30)).map(|(correlation, _)| correlation);
+        assert_eq!(expired(), Some(correlations[1]));
+        assert_eq!(expired(), Some(correlations[0]));
+        assert_eq!(expired(), None);
+    }
+
+    #[test]
+    fn deadlines_of_answered_calls_do_not_pile_up() {
+        let mut calls = Calls::new(10);
+        let late = Instant::now() + Duration::from_secs(3600);
+        for _ in 0..100_000 {
+            let correlation = calls.insert(call(late));
+            calls.remove(correlation);
+        }
+        assert!(calls.deadlines.len() <= DEAD_DEADLINES_MAX + 2);
+    }
+}

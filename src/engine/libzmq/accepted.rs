@@ -1,0 +1,223 @@
+//! The listening side: one ROUTER, and the peers that it has heard from.
+
+use std::time::Duration;
+
+use quanta::Instant;
+use rustc_hash::FxHashMap;
+
+use super::{ConnectionId, EngineOptions, Event, FrameSlots, Link, Once, Slots, listen, receive, receive_frames, send};
+use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
+
+/// Peers kept at most. libzmq does not say when one has gone, so the longest silent ones are forgotten; one that speaks
+/// again is a new connection.
+const PEERS_MAX: usize = 16_384;
+/// How many are forgotten at once, so that the search for the oldest is paid seldom.
+const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
+
+pub(super) struct Router {
+    socket: zmq::Socket,
+    bound: Vec<String>,
+    by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
+}
+
+/// Somebody who has sent us something.
+pub(super) struct Peer {
+    routing_id: Box<[u8]>,
+    outbox: Outbox,
+    heard_at: Instant,
+    /// Its messages are dropped unread: what closing an accepted connection comes down to here.
+    muted: bool,
+}
+
+impl Router {
+    pub(super) fn new(context: &zmq::Context, options: &EngineOptions) -> Result<Self, EngineError> {
+        let socket = new_socket(context, zmq::ROUTER, options)?;
+        // Without this a message to a full or lost peer would vanish without a word.
+        socket.set_router_mandatory(true).map_err(socket_error)?;
+        Ok(Self { socket, bound: Vec::new(), by_routing_id: FxHashMap::default() })
+    }
+
+    pub(super) fn socket(&self) -> &zmq::Socket {
+        &self.socket
+    }
+
+    pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
+        let bound = listen::bind(&self.socket, at)?;
+        self.bound.push(bound.to_string());
+        Ok(bound)
+    }
+
+    pub(super) fn stop_listening(&mut self) {
+        for endpoint in self.bound.drain(..) {
+            if let Err(error) = self.socket.unbind(&endpoint) {
+                tracing::warn!(%endpoint, %error, "could not stop listening");
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the engine's parts, borrowed apart")]
+    pub(super) fn receive(
+        &mut self,
+        links: &mut Slots<Link>,
+        dirty: &mut Once<ConnectionId>,
+        frames: &mut FrameSlots,
+        options: &EngineOptions,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> usize {
+        let mut count = 0;
+        while count < messages_max {
+            if receive(&self.socket, &mut frames.routing_id).is_err() {
+                break;
+            }
+            count += 1;
+            let connection = self.peer_of(links, &frames.routing_id, options, now, sink);
+            let frame_count = match frames.routing_id.get_more() {
+                true => receive_frames(&self.socket, frames).unwrap_or(0),
+                false => 0,
+            };
+            let Some(Link::Accepted(peer)) = links.get_mut(connection) else {
+                unreachable!("was found or made above")
+            };
+            peer.heard_at = now;
+            if peer.muted {
+                continue;
+            }
+            if frame_count != 2 {
+                sink(Event::Malformed { connection, frames: frame_count });
+                continue;
+            }
+            sink(Event::Message(Incoming {
+                connection,
+                header: &frames.header,
+                payload: &mut frames.payload,
+                outbox: &mut peer.outbox,
+            }));
+            if !peer.outbox.is_empty() {
+                dirty.push(connection);
+            }
+        }
+        count
+    }
+
+    /// Sends what stands in a peer's outbox, as far as libzmq takes it. `Err` says how many messages went before the
+    /// peer turned out to have gone.
+    pub(super) fn flush(&self, peer: &mut Peer) -> Result<usize, usize> {
+        let mut sent = 0;
+        while let Some(message) = peer.outbox.front() {
+            match send(&self.socket, &peer.routing_id, zmq::SNDMORE) {
+                Ok(()) => {}
+                // The peer's queue is full: the rest waits in the outbox.
+                Err(zmq::Error::EAGAIN) => break,
+                Err(_) => return Err(sent),
+            }
+            // The routing id was accepted, so the message's other frames are: libzmq takes all or none.
+            let whole = send(&self.socket, message.header, zmq::SNDMORE)
+                .and_then(|()| send(&self.socket, message.payload, 0));
+            if let Err(error) = whole {
+                tracing::warn!(%error, "libzmq refused the rest of a message");
+            }
+            peer.outbox.pop_front();
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    /// Forgets a peer that has gone.
+    pub(super) fn forget(
+        &mut self,
+        links: &mut Slots<Link>,
+        connection: ConnectionId,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
+        if let Some(Link::Accepted(peer)) = links.remove(connection) {
+            self.by_routing_id.remove(&peer.routing_id);
+            let (taken, unsent) = (peer.outbox.taken(), peer.outbox.messages());
+            sink(Event::Down { connection, taken, unsent });
+        }
+    }
+
+    fn peer_of(
+        &mut self,
+        links: &mut Slots<Link>,
+        routing_id: &[u8],
+        options: &EngineOptions,
+        now: Instant,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> ConnectionId {
+        if let Some(&connection) = self.by_routing_id.get(routing_id) {
+            return connection;
+        }
+        if self.by_routing_id.len() >= PEERS_MAX {
+            self.forget_the_silent(links, sink);
+        }
+        let connection = links.insert(Link::Accepted(Peer {
+            routing_id: routing_id.into(),
+            outbox: Outbox::new(options.outgoing_messages_max, options.outgoing_bytes_max),
+            heard_at: now,
+            muted: false,
+        }));
+        self.by_routing_id.insert(routing_id.into(), connection);
+        sink(Event::Up(connection));
+        connection
+    }
+
+    fn forget_the_silent(&mut self, links: &mut Slots<Link>, sink: &mut dyn FnMut(Event<'_>)) {
+        let mut silent: Vec<(Instant, ConnectionId)> = links
+            .iter()
+            .filter_map(|(id, link)| match link {
+                Link::Accepted(peer) => Some((peer.heard_at, id)),
+                Link::Dialed(_) => None,
+            })
+            .collect();
+        silent.sort_unstable_by_key(|&(heard_at, _)| heard_at);
+        for (_, connection) in silent.into_iter().take(FORGOTTEN_AT_ONCE) {
+            self.forget(links, connection, sink);
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn outbox(&mut self) -> Option<&mut Outbox> {
+        (!self.muted).then_some(&mut self.outbox)
+    }
+
+    pub(super) fn mute(&mut self) {
+        self.muted = true;
+        self.outbox.clear();
+    }
+}
+
+/// A socket with everything set that both kinds share.
+pub(super) fn new_socket(
+    context: &zmq::Context,
+    kind: zmq::SocketType,
+    options: &EngineOptions,
+) -> Result<zmq::Socket, EngineError> {
+    let socket = context.socket(kind).map_err(socket_error)?;
+    let hwm = options.hwm.try_into().unwrap_or(i32::MAX);
+    let ttl = millis(options.heartbeat_timeout);
+    socket
+        .set_sndhwm(hwm)
+        .and_then(|()| socket.set_rcvhwm(hwm))
+        .and_then(|()| socket.set_linger(millis(options.linger)))
+        .and_then(|()| socket.set_maxmsgsize(options.message_bytes_max as i64))
+        .and_then(|()| socket.set_handshake_ivl(millis(options.handshake)))
+        .and_then(|()| socket.set_heartbeat_ivl(millis(options.heartbeat_interval)))
+        .and_then(|()| socket.set_heartbeat_timeout(millis(options.heartbeat_timeout)))
+        .and_then(|()| socket.set_heartbeat_ttl(ttl))
+        .and_then(|()| socket.set_reconnect_ivl(millis(options.reconnect_min)))
+        .and_then(|()| socket.set_reconnect_ivl_max(millis(options.reconnect_max)))
+        .and_then(|()| socket.set_ipv6(true))
+        .map_err(socket_error)?;
+    Ok(socket)
+}
+
+pub(super) fn socket_error(error: zmq::Error) -> EngineError {
+    EngineError::Socket(error.to_string())
+}
+
+fn millis(duration: Duration) -> i32 {
+    duration.as_millis().try_into().unwrap_or(i32::MAX)
+}

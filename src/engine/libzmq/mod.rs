@@ -1,0 +1,387 @@
+//! The engine on libzmq: the reference that proves our bytes right.
+//!
+//! A shard has one ROUTER for all that it listens at and one DEALER for each connection that it makes. libzmq's own I/O
+//! threads move the bytes, so a message crosses four threads on its way; this engine cannot be fast.
+//!
+//! `ZMQ_FD` is edge-triggered in spirit: it tells of commands to a socket, not of messages, and each call on the socket may
+//! consume the command that would have told. So a socket that the descriptor named, or that we have sent on, is
+//! *ready* until a receive finds nothing; only then may the shard rely on the descriptor again.
+//!
+//! What libzmq does not let us do: end one accepted connection (we stop listening to it instead), learn that an accepted
+//! peer has gone before a send to it fails, jitter reconnects fully, bound handshake metadata or the number of
+//! connections in their handshake.
+
+mod accepted;
+mod descriptor;
+mod dialed;
+mod listen;
+
+use std::{
+    collections::VecDeque,
+    hash::Hash,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use quanta::Instant;
+use rustc_hash::FxHashSet;
+use rustix::event::epoll;
+
+use self::{accepted::Router, dialed::Dealer};
+use super::{ConnectionId, Engine, EngineOptions, Event, Slots};
+use crate::{config::Endpoint, error::EngineError, wire::Outbox};
+
+/// The [`Engine`] on libzmq. One per shard.
+pub struct Libzmq {
+    context: zmq::Context,
+    options: EngineOptions,
+    epoll: OwnedFd,
+    epoll_events: Vec<epoll::Event>,
+    router: Option<Router>,
+    links: Slots<Link>,
+    /// Sockets to be received from until they have nothing more.
+    ready: Once<Token>,
+    /// Connections whose outbox holds something, or may.
+    dirty: Once<ConnectionId>,
+    /// Accepted peers that a flush found gone; the next poll tells.
+    gone: Vec<ConnectionId>,
+    frames: FrameSlots,
+}
+
+/// A connection: how its messages leave, and what waits to.
+enum Link {
+    Accepted(accepted::Peer),
+    Dialed(Box<Dealer>),
+}
+
+/// What a readiness event speaks of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Token {
+    Router,
+    Dealer(ConnectionId),
+}
+
+/// The frames of the message that is being received; libzmq's memory, reused.
+struct FrameSlots {
+    routing_id: zmq::Message,
+    header: zmq::Message,
+    payload: zmq::Message,
+    surplus: zmq::Message,
+}
+
+/// A queue that holds each item at most once.
+struct Once<T> {
+    order: VecDeque<T>,
+    members: FxHashSet<T>,
+}
+
+impl Libzmq {
+    /// An engine in this context, which all shards of a runtime share. Its first socket starts libzmq's threads with the
+    /// caller's CPU mask, so the context should have made one before any thread is pinned.
+    pub fn new(context: &zmq::Context, options: EngineOptions) -> Result<Self, EngineError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| EngineError::Socket(errno.to_string()))?;
+        Ok(Self {
+            context: context.clone(),
+            options,
+            epoll,
+            epoll_events: Vec::with_capacity(64),
+            router: None,
+            links: Slots::new(),
+            ready: Once::default(),
+            dirty: Once::default(),
+            gone: Vec::new(),
+            frames: FrameSlots {
+                routing_id: zmq::Message::new(),
+                header: zmq::Message::new(),
+                payload: zmq::Message::new(),
+                surplus: zmq::Message::new(),
+            },
+        })
+    }
+
+    /// Asks the descriptors which sockets have commands.
+    fn collect_ready(&mut self) {
+        self.epoll_events.clear();
+        let no_wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let buffer = rustix::buffer::spare_capacity(&mut self.epoll_events);
+        // EINTR is the only error that can come; the next turn asks again.
+        let _ = epoll::wait(&self.epoll, buffer, Some(&no_wait));
+        for at in 0..self.epoll_events.len() {
+            let token = Token::from_u64(self.epoll_events[at].data.u64());
+            self.ready.push(token);
+        }
+    }
+
+    fn tell_of_the_gone(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+        let count = self.gone.len();
+        if let Some(router) = &mut self.router {
+            for connection in self.gone.drain(..) {
+                router.forget(&mut self.links, connection, sink);
+            }
+        }
+        count
+    }
+
+    fn receive(
+        &mut self,
+        token: Token,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> usize {
+        match token {
+            Token::Router => match &mut self.router {
+                Some(router) => router.receive(
+                    &mut self.links,
+                    &mut self.dirty,
+                    &mut self.frames,
+                    &self.options,
+                    now,
+                    messages_max,
+                    sink,
+                ),
+                None => 0,
+            },
+            Token::Dealer(id) => match self.links.get_mut(id) {
+                Some(Link::Dialed(dealer)) => {
+                    let count = dealer.receive(id, &mut self.frames, messages_max, sink);
+                    if dealer.outbox().is_some_and(|outbox| !outbox.is_empty()) {
+                        self.dirty.push(id);
+                    }
+                    count
+                }
+                _ => 0,
+            },
+        }
+    }
+}
+
+impl Engine for Libzmq {
+    fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
+        if self.router.is_none() {
+            let router = Router::new(&self.context, &self.options)?;
+            watch(&self.epoll, router.socket(), Token::Router)?;
+            self.router = Some(router);
+        }
+        let router = self.router.as_mut().expect("was just made");
+        let bound = router.listen(at)?;
+        self.ready.push(Token::Router);
+        Ok(bound)
+    }
+
+    fn stop_listening(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.stop_listening();
+        }
+    }
+
+    fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        let dealer = Dealer::connect(&self.context, &self.options, to)?;
+        let id = self.links.insert(Link::Dialed(Box::new(dealer)));
+        let Some(Link::Dialed(dealer)) = self.links.get_mut(id) else {
+            unreachable!("was just inserted")
+        };
+        let watched = watch(&self.epoll, dealer.socket(), Token::Dealer(id))
+            .and_then(|()| watch(&self.epoll, dealer.monitor(), Token::Dealer(id)));
+        if let Err(error) = watched {
+            self.links.remove(id);
+            return Err(error);
+        }
+        self.ready.push(Token::Dealer(id));
+        Ok(id)
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        self.dirty.remove(&connection);
+        if let Some(Link::Accepted(peer)) = self.links.get_mut(connection) {
+            peer.mute();
+            return;
+        }
+        self.ready.remove(&Token::Dealer(connection));
+        // Closing the sockets takes their descriptors out of the epoll set.
+        self.links.remove(connection);
+    }
+
+    fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
+        let outbox = self.links.get_mut(connection)?.outbox()?;
+        self.dirty.push(connection);
+        Some(outbox)
+    }
+
+    fn poll(
+        &mut self,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> usize {
+        self.collect_ready();
+        let mut count = self.tell_of_the_gone(sink);
+        // Each socket once, from the front; one with more to give goes to the back.
+        for _ in 0..self.ready.len() {
+            if count >= messages_max {
+                break;
+            }
+            let Some(token) = self.ready.pop() else { break };
+            let room = messages_max - count;
+            let received = self.receive(token, now, room, sink);
+            count += received;
+            if received == room {
+                self.ready.push(token);
+            }
+        }
+        count
+    }
+
+    fn flush(&mut self, _now: Instant) -> usize {
+        let mut taken = 0;
+        for _ in 0..self.dirty.len() {
+            let Some(id) = self.dirty.pop() else { break };
+            let Some(link) = self.links.get_mut(id) else { continue };
+            let (sent, token) = match (&mut *link, &self.router) {
+                (Link::Dialed(dealer), _) => (dealer.flush(), Token::Dealer(id)),
+                (Link::Accepted(peer), Some(router)) => match router.flush(peer) {
+                    Ok(sent) => (sent, Token::Router),
+                    Err(sent) => {
+                        taken += sent;
+                        self.gone.push(id);
+                        continue;
+                    }
+                },
+                (Link::Accepted(_), None) => unreachable!("a peer was accepted by a router"),
+            };
+            taken += sent;
+            if link.outbox().is_some_and(|outbox| !outbox.is_empty()) {
+                self.dirty.push(id);
+            }
+            if sent > 0 {
+                // Sending may have consumed the command that told of a message.
+                self.ready.push(token);
+            }
+        }
+        taken
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        None
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.as_fd())
+    }
+
+    fn may_park(&mut self) -> bool {
+        self.collect_ready();
+        self.ready.is_empty() && self.gone.is_empty()
+    }
+}
+
+impl<T: Copy + Eq + Hash> Once<T> {
+    fn push(&mut self, item: T) {
+        if self.members.insert(item) {
+            self.order.push_back(item);
+        }
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let item = self.order.pop_front()?;
+        self.members.remove(&item);
+        Some(item)
+    }
+
+    fn remove(&mut self, item: &T) {
+        if self.members.remove(item) {
+            self.order.retain(|other| other != item);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), members: FxHashSet::default() }
+    }
+}
+
+impl Link {
+    fn outbox(&mut self) -> Option<&mut Outbox> {
+        match self {
+            Link::Accepted(peer) => peer.outbox(),
+            Link::Dialed(dealer) => dealer.outbox(),
+        }
+    }
+}
+
+impl Token {
+    /// As epoll keeps it: 0 is the ROUTER; generations begin at 1, so no connection is 0.
+    fn to_u64(self) -> u64 {
+        match self {
+            Token::Router => 0,
+            Token::Dealer(id) => (u64::from(id.generation) << 32) | u64::from(id.slot),
+        }
+    }
+
+    fn from_u64(data: u64) -> Self {
+        match data {
+            0 => Token::Router,
+            data => Token::Dealer(ConnectionId {
+                slot: data as u32,
+                generation: (data >> 32) as u32,
+            }),
+        }
+    }
+}
+
+/// Adds a socket's `ZMQ_FD` to the shard's epoll set.
+fn watch(epoll: &OwnedFd, socket: &zmq::Socket, token: Token) -> Result<(), EngineError> {
+    let data = epoll::EventData::new_u64(token.to_u64());
+    descriptor::of(socket)
+        .and_then(|descriptor| Ok(epoll::add(epoll, descriptor, data, epoll::EventFlags::IN)?))
+        .map_err(|error| EngineError::Socket(error.to_string()))
+}
+
+/// Receives what follows the routing id, if there is one: header, payload, and whatever goes beyond, which is read and
+/// dropped so that the next receive begins with a new message. Returns how many frames these were.
+fn receive_frames(socket: &zmq::Socket, frames: &mut FrameSlots) -> zmq::Result<usize> {
+    receive(socket, &mut frames.header)?;
+    if !frames.header.get_more() {
+        return Ok(1);
+    }
+    receive(socket, &mut frames.payload)?;
+    let mut count = 2;
+    let mut more = frames.payload.get_more();
+    while more {
+        receive(socket, &mut frames.surplus)?;
+        more = frames.surplus.get_more();
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn receive(socket: &zmq::Socket, frame: &mut zmq::Message) -> zmq::Result<()> {
+    loop {
+        match socket.recv(frame, zmq::DONTWAIT) {
+            Err(zmq::Error::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+fn send(socket: &zmq::Socket, frame: &[u8], flags: i32) -> zmq::Result<()> {
+    loop {
+        match socket.send(frame, flags | zmq::DONTWAIT) {
+            Err(zmq::Error::EINTR) => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! From a decoded header to the handler and, inline, to its answer in the outbox.
+
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+};
+
+use bytes::Bytes;
+use quanta::Instant;
+
+use super::{
+    Context, Registry, ShardInfo, TaskContext, Timers, inline::InlineCall, registry::Runner,
+};
+use crate::{
+    client::LocalClient,
+    error::{CodecError, HandlerError},
+    wire::{Codec, Flags, Header, Kind, Outbox, Reason},
+};
+
+/// A message that names a handler, as it stands in the engine's buffers.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// Its header: of kind one-way, confirm or request.
+    pub header: Header,
+    /// Its payload.
+    pub payload: &'a mut [u8],
+    /// Where its answer goes.
+    pub outbox: &'a mut Outbox,
+    /// By when it must have started.
+    pub deadline: Option<Instant>,
+    /// The reactor's time.
+    pub now: Instant,
+}
+
+/// What a shard lends to its handlers.
+#[derive(Debug)]
+pub struct Lent<'a> {
+    /// Where they run.
+    pub shard: &'a Rc<ShardInfo>,
+    /// How they send.
+    pub client: &'a LocalClient,
+    /// How their tasks sleep.
+    pub timers: &'a Rc<Timers>,
+    /// Whether another task may be spawned.
+    pub may_spawn: bool,
+    /// Bytes of the largest reply.
+    pub reply_bytes_max: usize,
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Dispatch {
+    /// The handler with this index ran to its end; an answer that was due stands in the outbox.
+    Handled(usize),
+    /// It was refused, or failed (then with the index of the handler that ran); a nack that was due stands in the outbox.
+    Nacked(Option<usize>, Reason),
+    /// It is to run as a task.
+    Spawn(Spawning),
+    /// It was answerable, but there is no room for an answer: it did not run.
+    NoRoom,
+}
+
+/// A task to be spawned, and how its end is to be answered.
+pub struct Spawning {
+    /// The index of its handler.
+    pub handler: usize,
+    /// The header of its message.
+    pub header: Header,
+    /// Ends with the answer; a panic inside is one too.
+    pub future: Pin<Box<dyn Future<Output = Result<Bytes, Failure>>>>,
+}
+
+/// The future of a spawned handler: its encoded reply.
+pub(super) type TaskFuture = Pin<Box<dyn Future<Output = Result<Bytes, HandlerError>>>>;
+
+/// Why a handler gave no reply: what the nack says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason.
+    pub reason: Reason,
+    /// The text.
+    pub text: String,
+}
+
+impl Registry {
+    /// Runs the handler that a message names, or makes its task, and writes the answer that is due by now.
+    pub fn dispatch(&mut self, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
+        let Arrival { header, payload, outbox, deadline, now } = arrival;
+        if header.kind != Kind::OneWay && outbox.is_full() {
+            return Dispatch::NoRoom;
+        }
+        let index = match self.admit(&header, deadline, now) {
+            Ok(index) => index,
+            Err(failure) => return refuse(&header, outbox, None, &failure),
+        };
+        let arrival = Arrival { header, payload, outbox, deadline, now };
+        match self.entries[index].1 {
+            Runner::Inline(_) => self.run_inline(index, arrival, lent),
+            Runner::Spawned(_) => self.make_task(index, arrival, lent),
+        }
+    }
+
+    /// The index of the handler that may run, or what speaks against it.
+    fn admit(
+        &self,
+        header: &Header,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Result<usize, Failure> {
+        let refuse = |reason, text: &str| Err(Failure { reason, text: text.to_owned() });
+        if let Codec::Unknown(number) = header.codec {
+            return refuse(Reason::Unsupported, &format!("codec {number} is unknown here"));
+        }
+        if header.flags.contains(Flags::COMPRESSED) {
+            return refuse(Reason::Unsupported, "compressed payloads are not supported");
+        }
+        if header.kind != Kind::OneWay && deadline.is_none() {
+            return refuse(Reason::Malformed, "a request or confirmed message takes a deadline");
+        }
+        let Some(index) = self.index_of(header.handler) else {
+            let text = format!("no handler has the key {}", header.handler);
+            return refuse(Reason::UnknownHandler, &text);
+        };
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return refuse(Reason::DeadlineExceeded, "the deadline passed before the handler began");
+        }
+        Ok(index)
+    }
+
+    fn run_inline(&mut self, index: usize, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
+        let Arrival { header, payload, outbox, deadline, now } = arrival;
+        let Runner::Inline(handler) = &mut self.entries[index].1 else {
+            unreachable!("was just matched")
+        };
+        let mut cx = Context {
+            shard: lent.shard,
+            client: lent.client,
+            now,
+            deadline,
+            route_key: header.route_key,
+            wants_reply: header.kind == Kind::Request,
+        };
+        let mut draft = match answer_header(&header) {
+            Some(answer) => outbox.draft(&answer).expect("has room, as dispatch has seen"),
+            None => outbox.scratch(),
+        };
+        let call = InlineCall {
+            codec: header.codec,
+            payload,
+            decoder: &mut self.decoder,
+            reply: draft.payload(),
+        };
+        // A handler that panicked keeps its own state as it left it; ours is whole.
+        let result = catch_unwind(AssertUnwindSafe(|| handler.call(call, &mut cx)))
+            .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)))
+            .and_then(|()| check_reply(draft.payload().len(), lent.reply_bytes_max));
+        if let Err(failure) = result {
+            if header.kind != Kind::OneWay {
+                draft.restart(&nack_header(&header, failure.reason));
+                draft.payload().extend_from_slice(failure.text.as_bytes());
+                draft.commit();
+            }
+            return Dispatch::Nacked(Some(index), failure.reason);
+        }
+        match header.kind {
+            Kind::Request => draft.commit(),
+            Kind::Confirm => {
+                draft.restart(&Header::new(Kind::Ack, header.correlation));
+                draft.commit();
+            }
+            _ => drop(draft),
+        }
+        Dispatch::Handled(index)
+    }
+
+    fn make_task(&mut self, index: usize, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
+        let Arrival { header, payload, outbox, deadline, .. } = arrival;
+        let Runner::Spawned(handler) = &mut self.entries[index].1 else {
+            unreachable!("was just matched")
+        };
+        if !lent.may_spawn {
+            let text = "limits.spawned_max tasks run on this shard already".to_owned();
+            return refuse(&header, outbox, None, &Failure { reason: Reason::Overloaded, text });
+        }
+        let cx = TaskContext {
+            shard: lent.shard.clone(),
+            client: lent.client.clone(),
+            timers: lent.timers.clone(),
+            deadline,
+            route_key: header.route_key,
+        };
+        let decoder = &mut self.decoder;
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            handler.call(header.codec, payload, decoder, cx)
+        }))
+        .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
+        match made {
+            Ok(task) => {
+                let future = Box::pin(guard(task, lent.reply_bytes_max));
+                Dispatch::Spawn(Spawning { handler: index, header, future })
+            }
+            Err(failure) => refuse(&header, outbox, Some(index), &failure),
+        }
+    }
+}
+
+impl Spawning {
+    /// Writes what a task's end answers, if anything. `Err`: there is no room now.
+    pub fn answer(
+        header: &Header,
+        result: &Result<Bytes, Failure>,
+        outbox: &mut Outbox,
+    ) -> Result<(), crate::wire::OutboxFull> {
+        match (answer_header(header), result) {
+            (None, _) => Ok(()),
+            (Some(answer), Ok(payload)) => {
+                let payload: &[u8] = if answer.kind == Kind::Response { payload } else { &[] };
+                outbox.push(&answer, payload)
+            }
+            (Some(_), Err(failure)) => {
+                outbox.push(&nack_header(header, failure.reason), failure.text.as_bytes())
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Spawning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spawning").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl Failure {
+    fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+            (Some(text), _) => text,
+            (_, Some(text)) => text.as_str(),
+            _ => "the handler panicked",
+        };
+        Self { reason: Reason::HandlerPanicked, text: text.to_owned() }
+    }
+}
+
+impl From<HandlerError> for Failure {
+    fn from(error: HandlerError) -> Self {
+        Self { reason: Reason::HandlerFailed, text: error.text().to_owned() }
+    }
+}
+
+/// A payload that cannot be decoded is its sender's fault, not the handler's.
+impl From<CodecError> for Failure {
+    fn from(error: CodecError) -> Self {
+        let reason = match error {
+            CodecError::Untyped { .. } => Reason::Unsupported,
+            _ => Reason::Malformed,
+        };
+        Self { reason, text: error.to_string() }
+    }
+}
+
+/// The header of what answers a message that is handled.
+fn answer_header(header: &Header) -> Option<Header> {
+    match header.kind {
+        Kind::Request => {
+            Some(Header { codec: header.codec, ..Header::new(Kind::Response, header.correlation) })
+        }
+        Kind::Confirm => Some(Header::new(Kind::Ack, header.correlation)),
+        _ => None,
+    }
+}
+
+fn nack_header(header: &Header, reason: Reason) -> Header {
+    Header { reason, ..Header::new(Kind::Nack, header.correlation) }
+}
+
+fn refuse(header: &Header, outbox: &mut Outbox, ran: Option<usize>, failure: &Failure) -> Dispatch {
+    if header.kind != Kind::OneWay {
+        let nack = nack_header(header, failure.reason);
+        if outbox.push(&nack, failure.text.as_bytes()).is_err() {
+            return Dispatch::NoRoom;
+        }
+    }
+    Dispatch::Nacked(ran, failure.reason)
+}
+
+fn check_reply(bytes: usize, bytes_max: usize) -> Result<(), Failure> {
+    match bytes <= bytes_max {
+        true => Ok(()),
+        false => Err(Failure {
+            reason: Reason::HandlerFailed,
+            text: format!("a reply of {bytes} bytes; limits.message_bytes_max is {bytes_max}"),
+        }),
+    }
+}
+
+/// A task whose panic is its answer, and whose reply is within the limit.
+async fn guard(mut task: TaskFuture, reply_bytes_max: usize) -> Result<Bytes, Failure> {
+    let reply = std::future::poll_fn(move |cx| {
+        match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(Failure::from)),
+            Err(panic) => Poll::Ready(Err(Failure::panicked(&*panic))),
+        }
+    })
+    .await?;
+    check_reply(reply.len(), reply_bytes_max)?;
+    Ok(reply)
+}

@@ -1,0 +1,98 @@
+//! Handlers that await: a local task on the shard that read their message.
+
+use std::{future::Future, marker::PhantomData};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Handler, TaskContext,
+    dispatch::{Failure, TaskFuture},
+    registry::Runner,
+};
+use crate::{
+    codec::{self, Decoder},
+    error::HandlerError,
+    wire::Codec,
+};
+
+/// One shard's instance of a spawned handler.
+pub(super) trait Spawned {
+    /// Decodes the message and makes the task's future, which ends with the encoded reply.
+    fn call(
+        &mut self,
+        codec: Codec,
+        payload: &mut [u8],
+        decoder: &mut Decoder,
+        cx: TaskContext,
+    ) -> Result<TaskFuture, Failure>;
+}
+
+/// A typed handler that may await, and need not be `Send`: each message runs as a local task on its shard, at most
+/// `limits.spawned_max` at once. Its payload is decoded before it is spawned. Allocates per message.
+///
+/// `Err` becomes a nack `HandlerFailed` with its text, a panic one with `HandlerPanicked`.
+pub fn spawned<Req, Rep, F, Fut>(name: &str, handler: F) -> Handler
+where
+    Req: DeserializeOwned + 'static,
+    Rep: Serialize + 'static,
+    F: FnMut(Req, TaskContext) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<Rep, HandlerError>> + 'static,
+{
+    struct Typed<Req, F>(F, PhantomData<fn(Req)>);
+
+    impl<Req, Rep, F, Fut> Spawned for Typed<Req, F>
+    where
+        Req: DeserializeOwned,
+        Rep: Serialize,
+        F: FnMut(Req, TaskContext) -> Fut,
+        Fut: Future<Output = Result<Rep, HandlerError>> + 'static,
+    {
+        fn call(
+            &mut self,
+            codec: Codec,
+            payload: &mut [u8],
+            decoder: &mut Decoder,
+            cx: TaskContext,
+        ) -> Result<TaskFuture, Failure> {
+            let request = decoder.decode(codec, payload)?;
+            let reply = (self.0)(request, cx);
+            Ok(Box::pin(async move {
+                let mut payload = Vec::new();
+                codec::encode(codec, &reply.await?, &mut payload)?;
+                Ok(payload.into())
+            }))
+        }
+    }
+
+    let handler = move |_: &_| Typed(handler.clone(), PhantomData);
+    Handler::new(name, move |shard| Runner::Spawned(Box::new(handler(shard))))
+}
+
+/// A raw handler that may await: bytes in, bytes out. The payload is copied once, out of the read buffer. Else as
+/// [`spawned`].
+pub fn spawned_raw<F, Fut>(name: &str, handler: F) -> Handler
+where
+    F: FnMut(Bytes, TaskContext) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<Bytes, HandlerError>> + 'static,
+{
+    struct Raw<F>(F);
+
+    impl<F, Fut> Spawned for Raw<F>
+    where
+        F: FnMut(Bytes, TaskContext) -> Fut,
+        Fut: Future<Output = Result<Bytes, HandlerError>> + 'static,
+    {
+        fn call(
+            &mut self,
+            _: Codec,
+            payload: &mut [u8],
+            _: &mut Decoder,
+            cx: TaskContext,
+        ) -> Result<TaskFuture, Failure> {
+            Ok(Box::pin((self.0)(Bytes::copy_from_slice(payload), cx)))
+        }
+    }
+
+    Handler::new(name, move |_| Runner::Spawned(Box::new(Raw(handler.clone()))))
+}

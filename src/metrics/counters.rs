@@ -1,0 +1,167 @@
+//! Counts: per shard and per handler. All of them are totals since the recorder was made.
+
+use std::ops::AddAssign;
+
+use serde::Serialize;
+
+/// Length of [`Counters::nacked_by_reason`]: the reasons 1 to 10 of the wire, and 0 for any other.
+pub const REASONS: usize = 11;
+
+/// What one shard did since its recorder was made, or the sum over shards.
+///
+/// Serving side: every accepted message is accounted for, so that
+/// `accepted = handled + nacked() + indeterminate + lost + in_flight()`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Messages of any delivery mode whose header was decoded.
+    pub accepted: u64,
+    /// Messages whose handler returned without an error.
+    pub handled: u64,
+    /// Messages refused, or failed in the handler, by the reason's number on the wire. Entry 0 holds
+    /// reasons that this version does not know.
+    pub nacked_by_reason: [u64; REASONS],
+    /// Messages of which this end cannot say whether the handler ran.
+    pub indeterminate: u64,
+    /// Messages dropped after acceptance: by a lost connection, by shedding, by a drain's deadline.
+    pub lost: u64,
+
+    /// Tasks spawned for handlers.
+    pub spawned: u64,
+    /// Spawned handlers that run now: the one gauge here.
+    pub spawned_now: u64,
+    /// Answers dropped because they were late, duplicate or foreign.
+    pub late_answers: u64,
+    /// Headers that could not be decoded.
+    pub malformed: u64,
+    /// Inline runs that took longer than their budget.
+    pub inline_overruns: u64,
+
+    /// Calling side: messages that were given to the client for an answer.
+    pub calls: u64,
+    /// Calls that were answered by a response or an ack.
+    pub answered: u64,
+    /// Calls that were answered by a nack.
+    pub call_nacked: u64,
+    /// Calls that resolved without an answer after they were sent.
+    pub call_indeterminate: u64,
+    /// Calls that never left.
+    pub not_sent: u64,
+    /// One-way messages accepted for sending.
+    pub one_way_sent: u64,
+}
+
+impl Counters {
+    /// Counts a nack under the reason's number on the wire; unknown numbers count as 0.
+    #[inline]
+    pub fn count_nack(&mut self, reason: u16) {
+        let known = usize::from(reason) < REASONS;
+        self.nacked_by_reason[if known { usize::from(reason) } else { 0 }] += 1;
+    }
+
+    /// Nacks of all reasons.
+    pub fn nacked(&self) -> u64 {
+        self.nacked_by_reason.iter().sum()
+    }
+
+    /// Accepted messages that are not resolved yet. After a drain it is 0.
+    pub fn in_flight(&self) -> u64 {
+        let resolved = self.handled + self.nacked() + self.indeterminate + self.lost;
+        self.accepted.saturating_sub(resolved)
+    }
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        // Taken apart, so that a new field that is not summed does not compile.
+        let Counters {
+            accepted,
+            handled,
+            nacked_by_reason,
+            indeterminate,
+            lost,
+            spawned,
+            spawned_now,
+            late_answers,
+            malformed,
+            inline_overruns,
+            calls,
+            answered,
+            call_nacked,
+            call_indeterminate,
+            not_sent,
+            one_way_sent,
+        } = other;
+        self.accepted += accepted;
+        self.handled += handled;
+        for (mine, others) in self.nacked_by_reason.iter_mut().zip(nacked_by_reason) {
+            *mine += others;
+        }
+        self.indeterminate += indeterminate;
+        self.lost += lost;
+        self.spawned += spawned;
+        self.spawned_now += spawned_now;
+        self.late_answers += late_answers;
+        self.malformed += malformed;
+        self.inline_overruns += inline_overruns;
+        self.calls += calls;
+        self.answered += answered;
+        self.call_nacked += call_nacked;
+        self.call_indeterminate += call_indeterminate;
+        self.not_sent += not_sent;
+        self.one_way_sent += one_way_sent;
+    }
+}
+
+/// What one handler did since its recorder was made, or over all shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HandlerCounters {
+    /// Runs that ended, in whatever way.
+    pub runs: u64,
+    /// Inline runs that took longer than their budget.
+    pub overruns: u64,
+    /// The longest inline run, in nanoseconds; 0 if none ran inline.
+    pub longest_inline_ns: u64,
+}
+
+impl AddAssign for HandlerCounters {
+    /// Sums the counts, and keeps the longer of the two longest runs.
+    fn add_assign(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.overruns += other.overruns;
+        self.longest_inline_ns = self.longest_inline_ns.max(other.longest_inline_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nacks_are_counted_by_reason_and_unknown_reasons_are_kept_apart() {
+        let mut counters = Counters::default();
+        for reason in [1, 5, 5, 10, 11, u16::MAX] {
+            counters.count_nack(reason);
+        }
+        assert_eq!(counters.nacked_by_reason, [2, 1, 0, 0, 0, 2, 0, 0, 0, 0, 1]);
+        assert_eq!(counters.nacked(), 6);
+    }
+
+    #[test]
+    fn sums_keep_the_account() {
+        let mut one = Counters {
+            accepted: 10,
+            handled: 6,
+            lost: 1,
+            ..Counters::default()
+        };
+        one.count_nack(3);
+        let mut sum = one;
+        sum += one;
+        assert_eq!(
+            (sum.accepted, sum.handled, sum.nacked(), sum.lost),
+            (20, 12, 2, 2)
+        );
+        assert_eq!(sum.in_flight(), 2 * one.in_flight());
+        assert_eq!(one.in_flight(), 2);
+    }
+}

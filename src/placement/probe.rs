@@ -1,0 +1,155 @@
+//! Reads the machine: the only function of the library that looks at its CPUs.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+
+use super::{Cpu, Topology};
+use crate::config::parse_list;
+use crate::error::PlacementError;
+
+/// Reads the CPUs of this machine and which of them the calling thread may use.
+///
+/// The affinity mask is asked of the kernel; the rest is `/sys/devices/system`, and what is missing
+/// there (in a container, a chroot, a kernel without NUMA) is taken as one package, one node and no
+/// SMT. Numbers over 1023 are not seen, as in glibc's CPU sets.
+///
+/// Blocks for some small reads. Errors: [`PlacementError::NoAffinityMask`] alone.
+pub fn probe() -> Result<Topology, PlacementError> {
+    let mask = core_affinity::get_core_ids().ok_or(PlacementError::NoAffinityMask)?;
+    let allowed = mask.into_iter().map(|core| core.id).collect();
+    Ok(read(Path::new("/sys/devices/system"), &allowed))
+}
+
+fn read(sys: &Path, allowed: &BTreeSet<usize>) -> Topology {
+    let present = read_list(&sys.join("cpu/present")).unwrap_or_default();
+    // The kernel's mask never names a CPU that is off, so what is missing there is on if allowed.
+    let online = read_list(&sys.join("cpu/online")).unwrap_or_else(|| allowed.clone());
+    let node_of = read_nodes(&sys.join("node"));
+    let cpus = present.union(allowed).map(|&id| {
+        let topology = sys.join(format!("cpu/cpu{id}/topology"));
+        // `core_cpus_list` is the newer name of the same file.
+        let core_cpus = read_list(&topology.join("core_cpus_list"))
+            .or_else(|| read_list(&topology.join("thread_siblings_list")))
+            .unwrap_or_default();
+        Cpu {
+            id,
+            core: read_number(&topology.join("core_id")).unwrap_or(id),
+            package: read_number(&topology.join("physical_package_id")).unwrap_or(0),
+            numa_node: node_of.get(&id).copied().unwrap_or(0),
+            online: online.contains(&id) || allowed.contains(&id),
+            allowed: allowed.contains(&id),
+            smt_siblings: core_cpus
+                .into_iter()
+                .filter(|&sibling| sibling != id)
+                .collect(),
+        }
+    });
+    Topology {
+        cpus: cpus.collect(),
+    }
+}
+
+/// The node of each CPU, from `nodeN/cpulist`. Nodes of memory alone have an empty list.
+fn read_nodes(nodes: &Path) -> HashMap<usize, usize> {
+    let mut node_of = HashMap::new();
+    for node in read_list(&nodes.join("online")).unwrap_or_default() {
+        let cpus = read_list(&nodes.join(format!("node{node}/cpulist"))).unwrap_or_default();
+        node_of.extend(cpus.into_iter().map(|cpu| (cpu, node)));
+    }
+    node_of
+}
+
+fn read_list(file: &Path) -> Option<BTreeSet<usize>> {
+    let text = fs::read_to_string(file).ok()?;
+    Some(parse_list(&text).ok()?.into_iter().collect())
+}
+
+/// `None` too for -1, which some kernels give where they do not know.
+fn read_number(file: &Path) -> Option<usize> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sys(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            let file = dir.path().join(name);
+            fs::create_dir_all(file.parent().expect("a parent")).expect("a directory");
+            fs::write(file, text).expect("a file");
+        }
+        dir
+    }
+
+    #[test]
+    fn the_machine_that_runs_this_has_a_cpu_for_it() {
+        let topology = probe().expect("an affinity mask");
+        assert!(!topology.usable_ids().is_empty(), "{topology:?}");
+        assert!(
+            topology.cpus.windows(2).all(|pair| pair[0].id < pair[1].id),
+            "{topology:?}"
+        );
+    }
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let dir = sys(&[
+            ("cpu/present", "0-3\n"),
+            ("cpu/online", "0-2\n"),
+            ("cpu/cpu0/topology/core_id", "0\n"),
+            ("cpu/cpu0/topology/physical_package_id", "0\n"),
+            ("cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
+            ("cpu/cpu2/topology/core_id", "0\n"),
+            ("cpu/cpu2/topology/physical_package_id", "-1\n"),
+            ("cpu/cpu2/topology/core_cpus_list", "0,2\n"),
+            ("node/online", "0-1,7\n"),
+            ("node/node0/cpulist", "0,2\n"),
+            ("node/node1/cpulist", "1\n"),
+            ("node/node7/cpulist", "\n"),
+        ]);
+        let topology = read(dir.path(), &BTreeSet::from([0, 1]));
+        let cpu = |id, core, numa_node, online, allowed, smt_siblings| Cpu {
+            id,
+            core,
+            package: 0,
+            numa_node,
+            online,
+            allowed,
+            smt_siblings,
+        };
+        assert_eq!(
+            topology.cpus,
+            [
+                cpu(0, 0, 0, true, true, vec![2]),
+                cpu(1, 1, 1, true, true, vec![]),
+                cpu(2, 0, 0, true, false, vec![0]),
+                cpu(3, 3, 0, false, false, vec![]),
+            ]
+        );
+    }
+
+    #[test]
+    fn without_sys_the_mask_is_the_machine() {
+        let topology = read(Path::new("/no/such/directory"), &BTreeSet::from([3, 5]));
+        assert_eq!(topology.usable_ids(), [3, 5]);
+        assert!(
+            topology
+                .cpus
+                .iter()
+                .all(|cpu| cpu.numa_node == 0 && cpu.smt_siblings.is_empty())
+        );
+    }
+
+    #[test]
+    fn garbage_in_sys_is_taken_as_missing() {
+        let dir = sys(&[
+            ("cpu/present", "0-\n"),
+            ("cpu/online", "99999999999\n"),
+            ("node/online", "x"),
+        ]);
+        assert_eq!(read(dir.path(), &BTreeSet::from([1])).usable_ids(), [1]);
+    }
+}
