@@ -115,11 +115,7 @@ impl Caller {
     /// Takes a message, and writes it into `outbox` if the peer has one with room and nothing waits before it.
     pub fn submit(&mut self, now: Instant, message: Submitted, outbox: Option<&mut Outbox>) {
         let Some(queue) = self.queues.get_mut(&message.peer) else {
-            // Its credit went with the peer.
-            if let Some(completion) = message.completion {
-                let _ = completion.send(Outcome::NotSent(NotSent::Closed, message.payload));
-            }
-            return;
+            return self.refuse(message, NotSent::Closed);
         };
         queue.shared.account.add(Entry::Accepted);
         if message.completion.is_some() && self.calls.is_full() {
@@ -134,19 +130,24 @@ impl Caller {
         }
     }
 
-    /// Ends a message at once that was not taken.
+    /// Ends a message at once that goes nowhere. The credit and the account of a peer that is closed went with it.
     pub fn refuse(&mut self, message: Submitted, why: NotSent) {
-        let Some(queue) = self.queues.get_mut(&message.peer) else { return };
-        queue.shared.credit.give_back(message.payload.len());
-        let end = match message.completion {
+        let Submitted { peer, payload, completion, handler, .. } = message;
+        let queue = self.queues.get(&peer);
+        if let Some(queue) = queue {
+            queue.shared.credit.give_back(payload.len());
+        }
+        let end = match completion {
             Some(completion) => {
-                let _ = completion.send(Outcome::NotSent(why, message.payload));
+                let _ = completion.send(Outcome::NotSent(why, payload));
                 Entry::NotSent
             }
             None => Entry::Lost,
         };
-        queue.shared.account.add(end);
-        self.settled.push(Settled { handler: message.handler, end, round_trip: None });
+        if let Some(queue) = queue {
+            queue.shared.account.add(end);
+        }
+        self.settled.push(Settled { handler, end, round_trip: None });
     }
 
     /// Writes what waits for this peer into its outbox, as far as there is room. True if it wrote anything.

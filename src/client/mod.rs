@@ -32,4 +32,7 @@ mod submit;
 pub use call::Call;
 pub use caller::{Caller, Settled};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
-pub use submit::{Client, ClientOptions, LocalClient, LocalQueue, Peer, Submission, Submit, Submitted};
+pub use submit::{
+    Client, ClientOptions, Connect, ConnectError, LocalClient, LocalQueue, Peer, ShardPort, Submission, Submit,
+    Submitted,
+};

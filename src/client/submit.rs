@@ -29,18 +29,32 @@ use crate::{
 #[derive(Debug)]
 pub enum Submission {
     /// Connect, and stay connected.
-    Connect {
-        /// By which the caller speaks of it from now on.
-        peer: PeerId,
-        /// Where it listens.
-        endpoint: Endpoint,
-        /// Its credit and account.
-        shared: Arc<PeerShared>,
-    },
+    Connect(Connect),
     /// Nobody speaks of the peer any more.
     Close(PeerId),
     /// Send a message.
     Message(Submitted),
+}
+
+/// A connection to be made.
+#[derive(Debug)]
+pub struct Connect {
+    /// By which the caller speaks of the peer from now on.
+    pub peer: PeerId,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Its credit and account.
+    pub shared: Arc<PeerShared>,
+}
+
+/// How other threads reach one shard. Connections have a queue of their own: a message may overtake the other messages,
+/// from another queue, but never the making of its own connection.
+#[derive(Clone, Debug)]
+pub struct ShardPort {
+    /// Connections to be made.
+    pub connects: Port<Connect>,
+    /// All else.
+    pub submissions: Port<Submission>,
 }
 
 /// A message on its way to the shard that sends it. Its credit is taken.
@@ -137,7 +151,7 @@ pub trait Submit {
 pub struct Client(Arc<ClientState>);
 
 struct ClientState {
-    ports: Vec<Port<Submission>>,
+    ports: Vec<ShardPort>,
     next_shard: AtomicUsize,
     clock: Clock,
     options: ClientOptions,
@@ -145,7 +159,7 @@ struct ClientState {
 
 impl Client {
     /// A client of the shards behind these ports.
-    pub fn new(ports: Vec<Port<Submission>>, clock: Clock, options: ClientOptions) -> Self {
+    pub fn new(ports: Vec<ShardPort>, clock: Clock, options: ClientOptions) -> Self {
         Self(Arc::new(ClientState { ports, next_shard: AtomicUsize::new(0), clock, options }))
     }
 
@@ -162,8 +176,8 @@ impl Client {
     ///
     /// If there is no such shard.
     pub fn connect_from(&self, shard: usize, endpoint: &str) -> Result<Peer, ConnectError> {
-        self.connect_by(shard, endpoint, |submission| {
-            self.0.ports[shard].try_send(submission).map_err(|refused| match refused {
+        self.connect_by(shard, endpoint, |connect| {
+            self.0.ports[shard].connects.try_send(connect).map_err(|refused| match refused {
                 Refused::Full(_) => NotSent::Full,
                 Refused::Closed(_) => NotSent::Closed,
             })
@@ -179,7 +193,7 @@ impl Client {
         &self,
         shard: usize,
         endpoint: &str,
-        submit: impl FnOnce(Submission) -> Result<(), NotSent>,
+        submit: impl FnOnce(Connect) -> Result<(), NotSent>,
     ) -> Result<Peer, ConnectError> {
         let endpoint: Endpoint = endpoint.parse()?;
         let options = &self.0.options;
@@ -188,9 +202,9 @@ impl Client {
             account: Account::default(),
         });
         let peer = PeerId::unique();
-        submit(Submission::Connect { peer, endpoint: endpoint.clone(), shared: shared.clone() })
+        submit(Connect { peer, endpoint: endpoint.clone(), shared: shared.clone() })
             .map_err(ConnectError::NotAccepted)?;
-        let port = self.0.ports[shard].clone();
+        let port = self.0.ports[shard].submissions.clone();
         Ok(Peer(Arc::new(PeerHandle { id: peer, shard, endpoint, port, shared })))
     }
 }
@@ -231,8 +245,8 @@ impl LocalClient {
 
     /// As [`Client::connect`], from this shard.
     pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
-        self.remote.connect_by(self.shard, endpoint, |submission| {
-            self.queue.try_push(submission).map_err(|_| NotSent::Full)
+        self.remote.connect_by(self.shard, endpoint, |connect| {
+            self.queue.try_push(Submission::Connect(connect)).map_err(|_| NotSent::Full)
         })
     }
 

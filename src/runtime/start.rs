@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Dumper, RunningShard, Runtime, collector::Collector};
 use crate::{
-    client::{Client, ClientOptions, Submission},
+    client::{Client, ClientOptions, Connect, ShardPort, Submission},
     config::{self, Config, Endpoint, Idle, Settings},
     engine::{Engine, EngineOptions, libzmq::Libzmq},
     error::{EngineError, StartError},
@@ -48,6 +48,7 @@ struct Seed {
     idle: Idle,
     clock: Clock,
     client: Client,
+    connects: Inbox<Connect>,
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
@@ -87,6 +88,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
             idle: settings.idle(),
             clock: clock.clone(),
             client: client.clone(),
+            connects: inboxes.connects,
             submissions: inboxes.submissions,
             commands: inboxes.commands,
             doorbell: inboxes.doorbell,
@@ -135,23 +137,27 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
 }
 
 struct Inboxes {
+    connects: Inbox<Connect>,
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
 }
 
 struct Ports {
-    submissions: Port<Submission>,
+    client: ShardPort,
     commands: Port<Command>,
 }
 
 fn make_inboxes(settings: &Settings, shards: usize) -> (Vec<Ports>, Vec<Inboxes>) {
     let pairs = (0..shards).map(|_| {
         let doorbell = Arc::new(Doorbell::default());
-        let (to_submit, submissions) = inbox(settings.limits().inbox_capacity, &doorbell);
+        let capacity = settings.limits().inbox_capacity;
+        let (to_connect, connects) = inbox(capacity, &doorbell);
+        let (to_submit, submissions) = inbox(capacity, &doorbell);
         let (to_command, commands) = inbox(COMMANDS_MAX, &doorbell);
-        let ports = Ports { submissions: to_submit, commands: to_command };
-        (ports, Inboxes { submissions, commands, doorbell })
+        let client = ShardPort { connects: to_connect, submissions: to_submit };
+        let ports = Ports { client, commands: to_command };
+        (ports, Inboxes { connects, submissions, commands, doorbell })
     });
     pairs.unzip()
 }
@@ -164,7 +170,7 @@ fn make_client(settings: &Settings, ports: &[Ports], clock: &Clock) -> Client {
         outgoing_bytes_max: limits.outgoing_bytes_max,
         deadline: limits.deadline,
     };
-    let ports = ports.iter().map(|port| port.submissions.clone()).collect();
+    let ports = ports.iter().map(|port| port.client.clone()).collect();
     Client::new(ports, clock.clone(), options)
 }
 
@@ -243,6 +249,7 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
         options: seed.shard_options,
         clock: seed.clock,
         registry: Registry::new(&seed.handlers, &seed.info),
+        connects: seed.connects,
         submissions: seed.submissions,
         commands: seed.commands,
         doorbell: seed.doorbell,

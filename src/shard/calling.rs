@@ -4,7 +4,7 @@ use quanta::Instant;
 
 use super::{Core, Phase, Shard};
 use crate::{
-    client::{Submission, Submitted},
+    client::{Connect, Submission, Submitted},
     engine::{ConnectionId, Engine},
     error::NotSent,
     wire::{Header, Hello, Kind},
@@ -20,13 +20,7 @@ impl<E: Engine> Shard<E> {
             count += 1;
             match submission {
                 Submission::Message(message) => self.submit(now, message),
-                Submission::Connect { peer, endpoint, shared } => {
-                    self.core.caller.open(peer, shared.clone());
-                    match self.engine.connect(&endpoint) {
-                        Ok(connection) => self.core.peers.insert(peer, connection, shared),
-                        Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
-                    }
-                }
+                Submission::Connect(connect) => self.connect(connect),
                 Submission::Close(peer) => {
                     self.core.caller.close(peer);
                     self.core.sending.remove(&peer);
@@ -39,10 +33,32 @@ impl<E: Engine> Shard<E> {
         count
     }
 
+    /// Begins the connections that other threads have asked for.
+    pub(super) fn take_connects(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(connect) = self.core.connects.pop() {
+            self.connect(connect);
+            count += 1;
+        }
+        count
+    }
+
+    fn connect(&mut self, Connect { peer, endpoint, shared }: Connect) {
+        self.core.caller.open(peer, shared.clone());
+        match self.engine.connect(&endpoint) {
+            Ok(connection) => self.core.peers.insert(peer, connection, shared),
+            Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
+        }
+    }
+
     fn submit(&mut self, now: Instant, message: Submitted) {
+        let id = message.peer();
+        if self.core.peers.get_mut(id).is_none() {
+            // Its connection was asked for before, and after this turn had looked.
+            self.take_connects();
+        }
         let Self { engine, core } = self;
         let is_running = matches!(core.phase, Phase::Running);
-        let id = message.peer();
         let refused = match core.peers.get_mut(id) {
             _ if !is_running => NotSent::Closed,
             Some(peer) if peer.is_draining => NotSent::Draining,

@@ -24,7 +24,7 @@ pub use self::{
 };
 use self::tasks::Tasks;
 use crate::{
-    client::{Caller, Client, LocalClient, LocalQueue, Submission},
+    client::{Caller, Client, Connect, LocalClient, LocalQueue, Submission},
     engine::{ConnectionId, Engine},
     handler::{Registry, ShardInfo, TaskContext, Timers},
     metrics::Recorder,
@@ -60,6 +60,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Its handlers, made on its thread.
     pub registry: Registry,
+    /// The connections that other threads ask for.
+    pub connects: Inbox<Connect>,
     /// What other threads submit.
     pub submissions: Inbox<Submission>,
     /// What the runtime commands.
@@ -89,6 +91,7 @@ struct Core {
     logged_ns: Vec<u64>,
     /// Replies written in this turn: whose, and when its message was read.
     replied: Vec<(usize, Instant)>,
+    connects: Inbox<Connect>,
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
@@ -131,8 +134,8 @@ struct Draining {
 impl<E: Engine> Shard<E> {
     /// A shard that says this of itself. Its engine listens already.
     pub fn new(engine: E, hello: &Hello, parts: Parts) -> Self {
-        let Parts { info, options, clock, registry, submissions, commands, doorbell, client, spawner } =
-            parts;
+        let Parts { info, options, clock, registry, doorbell, client, spawner, .. } = parts;
+        let Parts { connects, submissions, commands, .. } = parts;
         let names: Arc<[String]> = registry.names().map(String::from).collect();
         let local_queue = Rc::new(LocalQueue::new(options.inbox_capacity));
         let local_client = LocalClient::new(info.shard, local_queue.clone(), client);
@@ -145,6 +148,7 @@ impl<E: Engine> Shard<E> {
             logged_ns: vec![0; names.len()],
             recorder: Recorder::new(names),
             replied: Vec::new(),
+            connects,
             submissions,
             commands,
             doorbell,

@@ -23,6 +23,7 @@ impl<E: Engine> Shard<E> {
     /// Does all that can be done at this time without blocking, in a bounded amount of work.
     pub fn turn(&mut self, now: Instant) -> Turn {
         let mut work = self.obey_commands(now);
+        work += self.take_connects();
         work += self.take_submissions(now);
         work += self.poll(now);
         work += self.greet(now);
@@ -43,7 +44,8 @@ impl<E: Engine> Shard<E> {
     /// bring work.
     pub fn may_park(&mut self) -> bool {
         let core = &self.core;
-        let is_quiet = core.submissions.is_empty()
+        let is_quiet = core.connects.is_empty()
+            && core.submissions.is_empty()
             && core.commands.is_empty()
             && core.local_queue.is_empty()
             && !core.tasks.has_finished();
