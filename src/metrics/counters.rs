@@ -17,8 +17,8 @@ pub struct Counters {
     pub accepted: u64,
     /// Messages whose handler returned without an error.
     pub handled: u64,
-    /// Messages refused, or failed in the handler, by the reason's number on the wire. Entry 0 holds
-    /// reasons that this version does not know.
+    /// Messages refused, or failed in the handler, by the reason's number on the wire. Entry 0
+    /// holds reasons that this version does not know.
     pub nacked_by_reason: [u64; REASONS],
     /// Messages of which this end cannot say whether the handler ran.
     pub indeterminate: u64,

@@ -1,22 +1,26 @@
 //! A histogram out of a log line's base64: checked against bounds before anything is built from it.
 
+use std::io::{ErrorKind, Read};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::bufread::ZlibDecoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 
-use super::base64;
-use super::inflate::{InflateError, zlib};
-
-/// Of a decompressed histogram. One with our range has at most 258 KB, if every count in it takes the
-/// most bytes.
-const PLAIN_BYTES_MAX: usize = 4 << 20;
+/// Of a decompressed histogram. One with our range has at most 258 KB, if every count in it takes
+/// the most bytes.
+const PLAIN_BYTES_MAX: u64 = 4 << 20;
 /// 146 years of nanoseconds; behind it, hdrhistogram's own arithmetic nears the end of a `u64`.
 const VALUE_MAX: u64 = 1 << 62;
 
 const COOKIE_COMPRESSED: u32 = 0x1c84_9314;
 const COOKIE_PLAIN: u32 = 0x1c84_9313;
-/// Cookie, length, normalizing offset, digits (32 bits each), lowest, highest, ratio (64 bits each).
+/// Cookie, length, normalizing offset, digits (32 bits each), lowest, highest, ratio (64 bits
+/// each).
 const PLAIN_HEADER_BYTES: usize = 40;
 
+const NO_BASE64: &str = "its last column is no base64";
 const NO_HISTOGRAM: &str = "its last column is no V2 histogram, compressed or plain";
 const TRUNCATED: &str = "its histogram is cut short";
 const DAMAGED: &str = "its histogram is damaged";
@@ -26,10 +30,10 @@ const UNSUPPORTED: &str =
 
 /// The histogram, or what is wrong with it, in words that continue "line 7: ".
 ///
-/// Allocates the decompressed bytes (at most [`PLAIN_BYTES_MAX`]) and the histogram (at most 48 MiB,
-/// for 5 digits; 229 KB for one of ours).
+/// Allocates the decompressed bytes (their buffer doubles up to twice [`PLAIN_BYTES_MAX`]) and the
+/// histogram (at most 48 MiB, for 5 digits; 229 KB for one of ours).
 pub(super) fn histogram(encoded: &str) -> Result<Histogram<u64>, &'static str> {
-    let bytes = base64::decode(encoded).ok_or("its last column is no base64")?;
+    let bytes = STANDARD.decode(encoded).map_err(|_| NO_BASE64)?;
     let Some((cookie, rest)) = word(&bytes) else {
         return Err(NO_HISTOGRAM);
     };
@@ -39,11 +43,7 @@ pub(super) fn histogram(encoded: &str) -> Result<Histogram<u64>, &'static str> {
                 return Err(TRUNCATED);
             };
             let stream = stream.get(..length as usize).ok_or(TRUNCATED)?;
-            zlib(stream, PLAIN_BYTES_MAX).map_err(|error| match error {
-                InflateError::Damaged => DAMAGED,
-                InflateError::Truncated => TRUNCATED,
-                InflateError::TooLarge => TOO_LARGE,
-            })?
+            decompress(stream, PLAIN_BYTES_MAX)?
         }
         COOKIE_PLAIN => bytes,
         _ => return Err(NO_HISTOGRAM),
@@ -52,6 +52,25 @@ pub(super) fn histogram(encoded: &str) -> Result<Histogram<u64>, &'static str> {
     Deserializer::new()
         .deserialize(&mut &plain[..])
         .map_err(|_| DAMAGED)
+}
+
+/// One zlib stream, its checksum included; bytes after it are ignored.
+///
+/// Not by hdrhistogram's own decoder: it allocates whatever length the plain header claims, up to
+/// 4 GiB, before it has read a byte of the counts.
+fn decompress(stream: &[u8], plain_bytes_max: u64) -> Result<Vec<u8>, &'static str> {
+    let mut plain = Vec::new();
+    // One byte beyond the bound tells too large from exactly as large, and a stream of exactly the
+    // bound is still read to its end, where the checksum stands.
+    let read = ZlibDecoder::new(stream)
+        .take(plain_bytes_max + 1)
+        .read_to_end(&mut plain);
+    match read {
+        Ok(bytes) if bytes as u64 > plain_bytes_max => Err(TOO_LARGE),
+        Ok(_) => Ok(plain),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(TRUNCATED),
+        Err(_) => Err(DAMAGED),
+    }
 }
 
 /// hdrhistogram's deserializer allocates the length that the header claims, and negates each count
@@ -115,26 +134,116 @@ fn word(bytes: &[u8]) -> Option<(u32, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use hdrhistogram::serialization::{Serializer, V2Serializer};
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+    use hdrhistogram::serialization::{Serializer, V2DeflateSerializer, V2Serializer};
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
 
     use super::super::empty_histogram;
     use super::*;
 
-    fn plain() -> Vec<u8> {
+    fn sample() -> Histogram<u64> {
         let mut histogram = empty_histogram();
         for value in [1, 2, 3, 70_000, 100_000_000_000] {
             histogram.record_n(value, value).unwrap();
         }
+        *histogram
+    }
+
+    fn plain() -> Vec<u8> {
         let mut plain = Vec::new();
         V2Serializer::new()
-            .serialize(&*histogram, &mut plain)
+            .serialize(&sample(), &mut plain)
             .unwrap();
         plain
     }
 
+    /// Cookie, length, zlib stream: the layout of a log's last column.
+    fn compressed() -> Vec<u8> {
+        let mut compressed = Vec::new();
+        V2DeflateSerializer::new()
+            .serialize(&sample(), &mut compressed)
+            .unwrap();
+        compressed
+    }
+
+    /// A column around this much of anything, compressed as well as zlib can.
+    fn column_of(plain: &[u8]) -> String {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(plain).unwrap();
+        let stream = encoder.finish().unwrap();
+        let mut column = COOKIE_COMPRESSED.to_be_bytes().to_vec();
+        column.extend((stream.len() as u32).to_be_bytes());
+        column.extend(stream);
+        STANDARD.encode(column)
+    }
+
     #[test]
-    fn a_sound_histogram_passes() {
-        assert_eq!(check_plain(&plain()), Ok(()));
+    fn a_sound_histogram_is_read_compressed_and_plain() {
+        assert_eq!(histogram(&STANDARD.encode(compressed())), Ok(sample()));
+        assert_eq!(histogram(&STANDARD.encode(plain())), Ok(sample()));
+    }
+
+    #[test]
+    fn base64_that_is_not_canonical_is_refused() {
+        let texts = [
+            "Z", "Zg", "Zg=", "Z===", "====", "Zh==", "Zm9=", "Zg==Zg==", "Zm 9", "Zm9v\n", "Zé=",
+        ];
+        for text in texts {
+            assert_eq!(histogram(text), Err(NO_BASE64), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_at_the_bound() {
+        // 16 MiB of zeros in 22 KB of text: well within the longest line.
+        let bomb = column_of(&vec![0; 16 << 20]);
+        assert!(bomb.len() < 30_000, "{} bytes", bomb.len());
+        assert_eq!(histogram(&bomb), Err(TOO_LARGE));
+        // Up to the bound it is only no histogram; one byte more is too large.
+        let bound = PLAIN_BYTES_MAX as usize;
+        assert_eq!(histogram(&column_of(&vec![0; bound])), Err(NO_HISTOGRAM));
+        assert_eq!(histogram(&column_of(&vec![0; bound + 1])), Err(TOO_LARGE));
+    }
+
+    #[test]
+    fn the_bound_the_checksum_and_every_truncation_hold() {
+        let stream = &compressed()[8..];
+        let plain = plain();
+        let bound = plain.len() as u64;
+        assert_eq!(decompress(stream, bound), Ok(plain));
+        assert_eq!(decompress(stream, bound - 1), Err(TOO_LARGE));
+        for length in 0..stream.len() {
+            let cut = decompress(&stream[..length], bound);
+            assert_eq!(cut, Err(TRUNCATED), "{length} of {}", stream.len());
+        }
+        let mut damaged = stream.to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(decompress(&damaged, bound), Err(DAMAGED));
+    }
+
+    #[test]
+    fn a_damaged_column_is_an_error_and_never_another_histogram() {
+        let seed = 0x5eed_0003;
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let intact = compressed();
+        let mut refused = 0;
+        for _ in 0..2_000 {
+            let mut damaged = intact.clone();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..damaged.len());
+                damaged[at] ^= rng.random_range(1..=u8::MAX);
+            }
+            match histogram(&STANDARD.encode(damaged)) {
+                // A longer claimed length, say, or two hits that undo each other.
+                Ok(read) => assert_eq!(read, sample(), "seed {seed:#x}"),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 1_900, "{refused} of 2,000, seed {seed:#x}");
     }
 
     #[test]

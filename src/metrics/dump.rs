@@ -13,19 +13,20 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use super::{Snapshot, tag};
 use crate::error::DumpError;
 
-/// The column of the maximum is for people, and in milliseconds, as HdrHistogram's own tools have it.
-/// Histograms stay nanoseconds.
+/// The column of the maximum is for people, and in milliseconds, as HdrHistogram's own tools have
+/// it. Histograms stay nanoseconds.
 const NS_PER_MAX_COLUMN: f64 = 1e6;
 
 /// Files of one process that may start in one millisecond.
 const SAME_START_MAX: u32 = 100;
 
-/// One interval log: `corelane-<pid>-<start>.hlog`, where `start` is in milliseconds since the epoch.
+/// One interval log: `corelane-<pid>-<start>.hlog`, where `start` is in milliseconds since the
+/// epoch.
 ///
 /// V2 histograms, compressed, one line per tag and interval; the tags are
-/// [`Series`](super::Series)' metric and handler, as `metric/handler`. In a handler's name the bytes
-/// that are no visible ASCII characters, the comma and the percent sign stand as `%XX`. Interval
-/// starts are relative to the header's base time.
+/// [`Series`](super::Series)' metric and handler, as `metric/handler`. In a handler's name the
+/// bytes that are no visible ASCII characters, the comma and the percent sign stand as `%XX`.
+/// Interval starts are relative to the header's base time.
 ///
 /// Blocks on the file system and compresses: for a thread that is not a shard.
 pub struct DumpWriter {
@@ -33,7 +34,8 @@ pub struct DumpWriter {
     file: File,
     started: SystemTime,
     serializer: V2DeflateSerializer,
-    /// Lines of one interval: they go out by one write, so that a full disk leaves at most one torn.
+    /// Lines of one interval: they go out by one write, so that a full disk leaves at most one
+    /// torn.
     lines: Vec<u8>,
 }
 
@@ -43,8 +45,8 @@ impl DumpWriter {
     ///
     /// # Errors
     ///
-    /// Each [`DumpError`] names the path and what to do; a file that could not be given its header is
-    /// left behind empty.
+    /// Each [`DumpError`] names the path and what to do; a file that could not be given its header
+    /// is left behind empty.
     pub fn create(directory: &Path, started: SystemTime) -> Result<Self, DumpError> {
         match DirBuilder::new().mode(0o700).create(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -69,8 +71,8 @@ impl DumpWriter {
         &self.path
     }
 
-    /// Writes a line for each histogram of the snapshot in which something was recorded; none if there
-    /// is none. When it returns, the lines are with the kernel (not synced to the disk).
+    /// Writes a line for each histogram of the snapshot in which something was recorded; none if
+    /// there is none. When it returns, the lines are with the kernel (not synced to the disk).
     ///
     /// The interval's wall-clock times are arguments. A clock that jumped back gives a start or a
     /// length of 0, never an error.

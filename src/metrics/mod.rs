@@ -1,28 +1,27 @@
 //! What a shard did and how long it took: recorded without sharing, read without stopping.
 //!
 //! ```text
-//! shard ── Recorder ──take(blank)──► Interval ──add──► Snapshot ──write──► DumpWriter ──► *.hlog ──► read
-//!            ▲                          │ clear
-//!            └───────── Blank ◄─────────┘
+//! shard ─ Recorder ─take(blank)─► Interval ─add─► Snapshot ─write─► DumpWriter ─► *.hlog ─► read
+//!            ▲                       │ clear
+//!            └──────── Blank ◄───────┘
 //! ```
 //!
-//! A [`Recorder`] is plain memory that one shard owns: no atomic, no lock, and no allocation after the
-//! first record of each kind. At a turn's boundary the shard hands its [`Interval`] out against empty
-//! storage, and everything that costs (clearing, merging, compressing, writing) happens elsewhere.
+//! A [`Recorder`] is plain memory that one shard owns: no atomic, no lock, and no allocation after
+//! the first record of each kind. At a turn's boundary the shard hands its [`Interval`] out against
+//! empty storage, and everything that costs (clearing, merging, compressing, writing) happens
+//! elsewhere.
 //!
 //! Two rules hold throughout:
 //!
-//! - **Counters are totals** since the recorder was made; **histograms cover an interval**, from one
-//!   `take` to the next.
-//! - Histograms are nanoseconds, from [`LATENCY_NS_MIN`] to [`LATENCY_NS_MAX`], to three significant
-//!   digits (a value read back is at most 0.1% above the one recorded). What is outside is recorded
-//!   at the nearer end. They are merged; percentiles are never averaged.
+//! - **Counters are totals** since the recorder was made; **histograms cover an interval**, from
+//!   one `take` to the next.
+//! - Histograms are nanoseconds, from [`LATENCY_NS_MIN`] to [`LATENCY_NS_MAX`], to three
+//!   significant digits (a value read back is at most 0.1% above the one recorded). What is outside
+//!   is recorded at the nearer end. They are merged; percentiles are never averaged.
 
-mod base64;
 mod counters;
 mod decode;
 mod dump;
-mod inflate;
 mod percentiles;
 mod read;
 mod recorder;

@@ -57,8 +57,9 @@ impl Percentiles {
 impl From<&Histogram<u64>> for Percentiles {
     /// `latency_ns` holds nanoseconds. Walks the histogram once per percentile; does not allocate.
     fn from(latency_ns: &Histogram<u64>) -> Self {
-        // By quantile: hdrhistogram divides a percentile by 100, and 99.9 / 100 is rounded up, which
-        // takes the sample after the one meant (the Python and Java tools take the one meant).
+        // By quantile: hdrhistogram divides a percentile by 100, and 99.9 / 100 is rounded up,
+        // which takes the sample after the one meant (the Python and Java tools take the one
+        // meant).
         let us = |quantile| latency_ns.value_at_quantile(quantile) as f64 / 1e3;
         Percentiles {
             p50_us: us(0.5),

@@ -19,8 +19,8 @@ const MERGED_BYTES_MAX: usize = 512 << 20;
 /// One tag of the logs that were read: what was measured, and all intervals' samples merged.
 #[derive(Clone, Debug)]
 pub struct TagRow {
-    /// What was measured, as [`Metric::as_str`](super::Metric::as_str) names it. In a foreign log: the
-    /// tag up to its first slash; empty for lines without a tag.
+    /// What was measured, as [`Metric::as_str`](super::Metric::as_str) names it. In a foreign log:
+    /// the tag up to its first slash; empty for lines without a tag.
     pub metric: String,
     /// The handler, its name unescaped; empty in a foreign tag without a slash.
     pub handler: String,
@@ -36,8 +36,9 @@ pub struct TagRow {
 ///
 /// # Errors
 ///
-/// [`DumpError::Open`] and [`DumpError::Read`] if a file cannot be read, and [`DumpError::Line`] for a
-/// line that is damaged, cut short or too large: it names file and line. Nothing is skipped silently.
+/// [`DumpError::Open`] and [`DumpError::Read`] if a file cannot be read, and [`DumpError::Line`]
+/// for a line that is damaged, cut short or too large: it names file and line. Nothing is skipped
+/// silently.
 pub fn read<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Vec<TagRow>, DumpError> {
     let mut merged = Merged::default();
     for path in paths {

@@ -78,8 +78,8 @@ impl Snapshot {
         }
     }
 
-    /// Adds what a shard recorded in an interval. A shard or a handler that the snapshot was not made
-    /// for is left out.
+    /// Adds what a shard recorded in an interval. A shard or a handler that the snapshot was not
+    /// made for is left out.
     pub fn add(&mut self, shard: usize, interval: &Interval) {
         let Some(counters) = self.shards.get_mut(shard) else {
             return;
@@ -101,8 +101,8 @@ impl Snapshot {
         merge_slot(&mut self.other_round_trips, &interval.round_trips[OTHERS]);
     }
 
-    /// Empties the histograms and keeps their storage, for the next interval. Counters stay: they are
-    /// totals. Writes 229 KB per histogram in use.
+    /// Empties the histograms and keeps their storage, for the next interval. Counters stay: they
+    /// are totals. Writes 229 KB per histogram in use.
     pub fn clear_histograms(&mut self) {
         let handlers = self
             .handlers

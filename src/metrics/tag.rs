@@ -1,9 +1,9 @@
 //! Tags: what a line of a dump is about, as `metric/handler`.
 //!
 //! The log format forbids comma, space and line ends in a tag, and its readers disagree about
-//! character sets. So a handler's name is percent-encoded, byte by byte of its UTF-8: whatever is not
-//! a visible ASCII character, the comma and the percent sign become `%XX`, two upper-case hex digits.
-//! A metric has no slash, so the first slash ends it and the handler's name may have more.
+//! character sets. So a handler's name is percent-encoded, byte by byte of its UTF-8: whatever is
+//! not a visible ASCII character, the comma and the percent sign become `%XX`, two upper-case hex
+//! digits. A metric has no slash, so the first slash ends it and the handler's name may have more.
 
 use std::fmt::Write as _;
 
@@ -44,8 +44,8 @@ pub(super) fn encode(metric: Metric, handler: &str) -> String {
     tag
 }
 
-/// Metric and handler of a tag. Made for foreign tags too: without a slash all is metric, and what is
-/// no escape stays as it is.
+/// Metric and handler of a tag. Made for foreign tags too: without a slash all is metric, and what
+/// is no escape stays as it is.
 pub(super) fn decode(tag: &str) -> (String, String) {
     let (metric, handler) = tag.split_once('/').unwrap_or((tag, ""));
     (metric.to_owned(), unescape(handler))
