@@ -1,9 +1,10 @@
-//! A service and its client in one process: 100,000 requests over ipc, 100,000 over tcp, and what they took.
+//! A service and its client in one process: 100,000 requests over ipc, 100,000 over tcp, and what
+//! they took.
 //!
 //!     cargo run --release --example quickstart
 //!
-//! With two CPUs or more the client has a shard of its own; one CPU is enough. The histograms that the shards recorded
-//! meanwhile are dumped to a file, which `corelane hist FILE` reads.
+//! With two CPUs or more the client has a shard of its own; one CPU is enough. The histograms that
+//! the shards recorded meanwhile are dumped to a file, which `corelane hist FILE` reads.
 
 use std::{
     error::Error,
@@ -37,21 +38,37 @@ struct Total {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let directory = std::env::temp_dir().join(format!("corelane-quickstart-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("corelane-quickstart-{}", std::process::id()));
     let shards = corelane::placement::probe()?.usable_ids().len().min(2);
     let config = Config::default()
         .with_shards(shards)
-        .with_listen([format!("ipc://{}/socket", directory.display()), "tcp://127.0.0.1:0".into()])
+        .with_listen([
+            format!("ipc://{}/socket", directory.display()),
+            "tcp://127.0.0.1:0".into(),
+        ])
         .with_dump_dir(&directory);
     std::fs::create_dir(&directory)?;
 
     let runtime = Runtime::builder(config)
-        .handler(inline("sum", |sum: Sum, _cx| Ok(Total { total: sum.a + sum.b })))
+        .handler(inline("sum", |sum: Sum, _cx| {
+            Ok(Total {
+                total: sum.a + sum.b,
+            })
+        }))
         .start()?;
 
     let mut answered = 0;
-    println!("{REQUESTS} requests each, {OUTSTANDING} outstanding, {shards} shard(s); microseconds:");
-    println!("{:<6}{}", "", Percentiles::HEADS.map(|head| format!("{head:>12}")).concat());
+    println!(
+        "{REQUESTS} requests each, {OUTSTANDING} outstanding, {shards} shard(s); microseconds:"
+    );
+    println!(
+        "{:<6}{}",
+        "",
+        Percentiles::HEADS
+            .map(|head| format!("{head:>12}"))
+            .concat()
+    );
     for endpoint in runtime.endpoints() {
         let (scheme, _) = endpoint.split_once(':').expect("an endpoint has a scheme");
         // On the last shard, while the first one serves.
@@ -68,29 +85,46 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         answered += round_trips.len();
         let cells = Percentiles::from(&round_trips).cells();
-        println!("{scheme:<6}{}", cells.map(|cell| format!("{cell:>12}")).concat());
+        println!(
+            "{scheme:<6}{}",
+            cells.map(|cell| format!("{cell:>12}")).concat()
+        );
     }
 
     let dump = runtime.dump_path().expect("the config names a directory");
     let totals = runtime.drain();
     println!("{answered} answered, {} lost", 2 * REQUESTS - answered);
-    println!("served: {} accepted, {} handled", totals.accepted, totals.handled);
+    println!(
+        "served: {} accepted, {} handled",
+        totals.accepted, totals.handled
+    );
     println!("histograms: {}", dump.display());
     Ok(())
 }
 
-/// Sends every fourth request from the shard that this runs on, and returns their round trips in nanoseconds.
+/// Sends every fourth request from the shard that this runs on, and returns their round trips in
+/// nanoseconds.
 async fn ask(cx: TaskContext, peer: Peer, lane: u64) -> Result<Histogram<u64>, String> {
     let mut round_trips = Histogram::new(3).map_err(|error| error.to_string())?;
     for a in (lane..REQUESTS).step_by(OUTSTANDING as usize) {
         let begun = Instant::now();
-        let reply = sum(&cx, &peer, Sum { a, b: 1 }).await.map_err(|error| error.to_string())?;
-        round_trips.saturating_record(begun.elapsed().as_nanos() as u64);
+        let reply = sum(&cx, &peer, Sum { a, b: 1 })
+            .await
+            .map_err(|error| error.to_string())?;
+        round_trips
+            .record(begun.elapsed().as_nanos() as u64)
+            .map_err(|error| error.to_string())?;
         assert_eq!(reply.total, a + 1);
     }
     Ok(round_trips)
 }
 
 async fn sum(cx: &TaskContext, peer: &Peer, sum: Sum) -> Result<Total, CallError> {
-    cx.client().message("sum").json(&sum)?.to(peer).request().within(Duration::from_secs(5)).await
+    cx.client()
+        .message("sum")
+        .json(&sum)?
+        .to(peer)
+        .request()
+        .within(Duration::from_secs(5))
+        .await
 }

@@ -1,7 +1,7 @@
 //! How typed payloads become bytes and back: JSON (simd-json, parsed in place) and postcard.
 //!
-//! An encoder writes straight into the buffer that leaves, a decoder reads from the buffer that arrived. Encoding
-//! allocates nothing of its own; decoding JSON reuses the shard's scratch memory.
+//! An encoder writes straight into the buffer that leaves, a decoder reads from the buffer that
+//! arrived. Encoding allocates nothing of its own; decoding JSON reuses the shard's scratch memory.
 
 use std::io;
 
@@ -11,8 +11,8 @@ use crate::{error::CodecError, wire::Codec};
 
 /// Encodes a value at the end of `out`.
 ///
-/// Fails on [`Codec::Raw`] and unknown codecs, which have no types, and on values that the codec cannot
-/// express; `out` then holds a part of it.
+/// Fails on [`Codec::Raw`] and unknown codecs, which have no types, and on values that the codec
+/// cannot express; `out` then holds a part of it.
 pub fn encode<T: Serialize + ?Sized>(
     codec: Codec,
     value: &T,
@@ -98,16 +98,37 @@ mod tests {
     #[test]
     fn bad_payloads_are_errors() {
         let deep = [br#"{"a":1,"b":2,"c":"#.as_slice(), &[b'['; 200_000]].concat();
-        for text in [b"".as_slice(), b"{", b"\xff\xfe", br#"{"a":1}"#, br#"{"a":"x","b":1}"#, &deep] {
-            let error = Decoder::new().decode::<Sum>(Codec::Json, &mut text.to_vec()).unwrap_err();
-            assert!(matches!(error, CodecError::Decode { codec: Codec::Json, .. }));
+        for text in [
+            b"".as_slice(),
+            b"{",
+            b"\xff\xfe",
+            br#"{"a":1}"#,
+            br#"{"a":"x","b":1}"#,
+            &deep,
+        ] {
+            let error = Decoder::new()
+                .decode::<Sum>(Codec::Json, &mut text.to_vec())
+                .unwrap_err();
+            assert!(matches!(
+                error,
+                CodecError::Decode {
+                    codec: Codec::Json,
+                    ..
+                }
+            ));
         }
-        assert!(Decoder::new().decode::<Sum>(Codec::Postcard, &mut []).is_err());
+        assert!(
+            Decoder::new()
+                .decode::<Sum>(Codec::Postcard, &mut [])
+                .is_err()
+        );
     }
 
     #[test]
     fn raw_payloads_have_no_type() {
-        let error = Decoder::new().decode::<Sum>(Codec::Raw, &mut b"{}".to_vec()).unwrap_err();
+        let error = Decoder::new()
+            .decode::<Sum>(Codec::Raw, &mut b"{}".to_vec())
+            .unwrap_err();
         assert!(matches!(error, CodecError::Untyped { codec: Codec::Raw }));
         assert!(encode(Codec::Unknown(9), &1, Vec::new()).is_err());
     }

@@ -60,8 +60,8 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PlacementConfig {
-    /// `"auto"`, a list such as `"0-3,8"`, or an array. A list is used in its order: shard k on the
-    /// k-th CPU.
+    /// `"auto"`, a list such as `"0-3,8"`, or an array. A list is used in its order: shard k on
+    /// the k-th CPU.
     pub cpus: Cpus,
     /// Which CPUs come first with `"auto"`; a list has its own order.
     pub policy: Order,

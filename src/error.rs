@@ -1,5 +1,5 @@
-//! One enum per boundary. An error says what to do about it, and a payload that was refused comes back with it.
-
+//! One enum per boundary. An error says what to do about it, and a payload that was refused comes
+//! back with it.
 
 mod config;
 mod dump;
@@ -83,7 +83,9 @@ pub enum CodecError {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Somebody else listens there.
-    #[error("{endpoint} is in use: stop what listens there, or listen at another one (tcp port 0: any free port)")]
+    #[error(
+        "{endpoint} is in use: stop what listens there, or listen at another one (tcp port 0: any free port)"
+    )]
     InUse {
         /// What was to be bound.
         endpoint: String,
@@ -121,7 +123,12 @@ pub struct SendError {
 
 impl fmt::Debug for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SendError {{ why: {:?}, payload: {} bytes }}", self.why, self.payload.len())
+        write!(
+            f,
+            "SendError {{ why: {:?}, payload: {} bytes }}",
+            self.why,
+            self.payload.len()
+        )
     }
 }
 
@@ -129,7 +136,9 @@ impl fmt::Debug for SendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSent {
     /// A bounded queue is full: the inbox of the shard, or what may wait for this peer.
-    #[error("a queue on the way is full; wait for answers, or raise limits.outgoing_messages_max or limits.inbox_capacity")]
+    #[error(
+        "a queue on the way is full; wait for answers, or raise limits.outgoing_messages_max or limits.inbox_capacity"
+    )]
     Full,
     /// As many calls as limits.outstanding_max allows wait for their answers.
     #[error("too many calls are outstanding; wait for answers, or raise limits.outstanding_max")]
@@ -224,7 +233,9 @@ pub enum RegistryError {
         name: String,
     },
     /// Two names with one key.
-    #[error("handlers {name:?} and {other:?} have the same key {key}; give one of them another name")]
+    #[error(
+        "handlers {name:?} and {other:?} have the same key {key}; give one of them another name"
+    )]
     Collision {
         /// The second name.
         name: String,
@@ -254,7 +265,7 @@ pub enum RegistryError {
 pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(Box<ConfigError>),
     /// The handlers cannot be served together.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -300,6 +311,12 @@ pub enum StartError {
     Dump(#[from] DumpError),
 }
 
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(Box::new(error))
+    }
+}
+
 /// What was answered to the attempt to make an io_uring, and what helps.
 #[derive(Debug, thiserror::Error)]
 pub enum IoUringRefusal {
@@ -309,7 +326,9 @@ pub enum IoUringRefusal {
     )]
     Forbidden,
     /// ENOSYS.
-    #[error("the kernel or sandbox has none; use Linux 5.8 or later, or a sandbox that passes it through")]
+    #[error(
+        "the kernel or sandbox has none; use Linux 5.8 or later, or a sandbox that passes it through"
+    )]
     Missing,
     /// ENOMEM.
     #[error("out of memory to lock; raise it with `ulimit -l`, or free some")]

@@ -1,4 +1,11 @@
-//! (being written)
+//! Active messages over ZeroMQ: a message names a handler, and the handler runs, inline, on the
+//! pinned core that read it.
+//!
+//! (more to come)
+
+// What people read from a service's output is the service's to decide.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod client;
 pub mod codec;
 pub mod config;

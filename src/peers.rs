@@ -1,4 +1,5 @@
-//! The processes that a shard talks to: who they are, whether they are there, and what may still be sent to them.
+//! The processes that a shard talks to: who they are, whether they are there, and what may still be
+//! sent to them.
 
 use std::{
     fmt,
@@ -31,8 +32,8 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// What may wait to be sent to one peer: so many messages, so many bytes. Callers on any thread take from it, and the peer's
-/// shard gives back as messages leave.
+/// What may wait to be sent to one peer: so many messages, so many bytes. Callers on any thread
+/// take from it, and the peer's shard gives back as messages leave.
 #[derive(Debug)]
 pub struct Credit {
     messages: AtomicUsize,
@@ -44,15 +45,21 @@ pub struct Credit {
 impl Credit {
     /// Credit for so many messages and bytes at once.
     pub fn new(messages_max: usize, bytes_max: usize) -> Self {
-        Self { messages: AtomicUsize::new(0), bytes: AtomicUsize::new(0), messages_max, bytes_max }
+        Self {
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            messages_max,
+            bytes_max,
+        }
     }
 
-    /// Takes credit for one message, or says that there is none left. A message that alone is larger than the bound
-    /// passes when nothing else waits.
+    /// Takes credit for one message, or says that there is none left. A message that alone is
+    /// larger than the bound passes when nothing else waits.
     pub fn try_take(&self, bytes: usize) -> bool {
         let waiting = self.messages.fetch_add(1, Relaxed);
         let before = self.bytes.fetch_add(bytes, Relaxed);
-        let fits = waiting < self.messages_max && (waiting == 0 || before + bytes <= self.bytes_max);
+        let fits =
+            waiting < self.messages_max && (waiting == 0 || before + bytes <= self.bytes_max);
         if !fits {
             self.give_back(bytes);
         }
@@ -72,7 +79,8 @@ impl Credit {
 }
 
 /// How each message to a peer ended. What was accepted is
-/// `handled + nacked + indeterminate + not_sent + one_way_sent + lost`, plus what is still under way.
+/// `handled + nacked + indeterminate + not_sent + one_way_sent + lost`, plus what is still under
+/// way.
 #[derive(Debug, Default)]
 pub struct Account {
     counts: [AtomicU64; Entry::COUNT],
@@ -139,7 +147,12 @@ pub struct AccountSnapshot {
 impl AccountSnapshot {
     /// Messages that have come to an end.
     pub fn settled(&self) -> u64 {
-        self.handled + self.nacked + self.indeterminate + self.not_sent + self.one_way_sent + self.lost
+        self.handled
+            + self.nacked
+            + self.indeterminate
+            + self.not_sent
+            + self.one_way_sent
+            + self.lost
     }
 }
 
@@ -179,14 +192,23 @@ pub struct Peer<C> {
 impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
     /// No peers.
     pub fn new() -> Self {
-        Self { peers: FxHashMap::default(), by_connection: FxHashMap::default() }
+        Self {
+            peers: FxHashMap::default(),
+            by_connection: FxHashMap::default(),
+        }
     }
 
     /// Adds a peer whose connection is being made.
     pub fn insert(&mut self, id: PeerId, connection: C, shared: Arc<PeerShared>) {
         self.by_connection.insert(connection, id);
-        let peer =
-            Peer { connection, is_up: false, epoch: 0, is_draining: false, identity: None, shared };
+        let peer = Peer {
+            connection,
+            is_up: false,
+            epoch: 0,
+            is_draining: false,
+            identity: None,
+            shared,
+        };
         self.peers.insert(id, peer);
     }
 
@@ -210,7 +232,10 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
 
     /// The names of all handlers that peers have told of, by key.
     pub fn handler_names(&self) -> impl Iterator<Item = &str> {
-        let identities = self.peers.values().filter_map(|peer| peer.identity.as_ref());
+        let identities = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.identity.as_ref());
         identities.flat_map(|hello| hello.handlers.iter().map(|handler| handler.name.as_str()))
     }
 }

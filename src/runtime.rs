@@ -66,8 +66,9 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Checks everything that can be checked, then starts the shards, and returns when each of them listens. Blocks for
-    /// some tens of milliseconds. On an error no thread, socket or file is left.
+    /// Checks everything that can be checked, then starts the shards, and returns when each of them
+    /// listens. Blocks for some tens of milliseconds. On an error no thread, socket or file is
+    /// left.
     pub fn start(self) -> Result<Runtime, StartError> {
         start::start(self.config, self.handlers)
     }
@@ -132,7 +133,10 @@ impl From<Counters> for Totals {
 impl Runtime {
     /// Begins with a configuration.
     pub fn builder(config: Config) -> RuntimeBuilder {
-        RuntimeBuilder { config, handlers: Vec::new() }
+        RuntimeBuilder {
+            config,
+            handlers: Vec::new(),
+        }
     }
 
     /// Names this running process in its hello.
@@ -147,7 +151,9 @@ impl Runtime {
 
     /// Every shard: where it runs, and where it listens.
     pub fn shards(&self) -> impl Iterator<Item = (ShardInfo, &[String])> {
-        self.shards.iter().map(|shard| (shard.info, shard.endpoints.as_slice()))
+        self.shards
+            .iter()
+            .map(|shard| (shard.info, shard.endpoints.as_slice()))
     }
 
     /// Sends from any thread and any executor.
@@ -155,8 +161,9 @@ impl Runtime {
         &self.client
     }
 
-    /// Runs a task on a shard, where it may use the shard's own client and need not be `Send`. Its result is awaited or
-    /// waited for; if the shard stops first there is none. Blocks only while the shard's commands are full.
+    /// Runs a task on a shard, where it may use the shard's own client and need not be `Send`. Its
+    /// result is awaited or waited for; if the shard stops first there is none. Blocks only
+    /// while the shard's commands are full.
     ///
     /// # Panics
     ///
@@ -178,15 +185,16 @@ impl Runtime {
         Running(result)
     }
 
-    /// What all shards have recorded since the start: counters and merged histograms. The shards are not stopped for it: each
-    /// hands out what it has at the end of a turn. Blocks until they have, at most about a second for a shard whose handler
-    /// does not return; what that one has not handed out is missing.
+    /// What all shards have recorded since the start: counters and merged histograms. The shards
+    /// are not stopped for it: each hands out what it has at the end of a turn. Blocks until
+    /// they have, at most about a second for a shard whose handler does not return; what that
+    /// one has not handed out is missing.
     pub fn metrics(&self) -> Snapshot {
         self.collector().measure().clone()
     }
 
-    /// Writes the dump's next interval now. Blocks as [`metrics`](Self::metrics) and the file system do. Does nothing if
-    /// the config names no `metrics.dump_dir`.
+    /// Writes the dump's next interval now. Blocks as [`metrics`](Self::metrics) and the file
+    /// system do. Does nothing if the config names no `metrics.dump_dir`.
     pub fn dump(&self) -> Result<(), DumpError> {
         self.collector().dump()
     }
@@ -196,9 +204,9 @@ impl Runtime {
         self.collector().dump_path()
     }
 
-    /// Stops gracefully: accepts no connection, says goodbye, finishes what runs, nacks what still comes, and ends within
-    /// the config's `limits.drain_ms`. What is left by then is counted as indeterminate. Blocks until all shards have ended and
-    /// the last dump is written.
+    /// Stops gracefully: accepts no connection, says goodbye, finishes what runs, nacks what still
+    /// comes, and ends within the config's `limits.drain_ms`. What is left by then is counted
+    /// as indeterminate. Blocks until all shards have ended and the last dump is written.
     pub fn drain(mut self) -> Totals {
         self.stop(self.drain)
     }
@@ -207,7 +215,10 @@ impl Runtime {
         let (done, drained) = crossbeam_channel::unbounded();
         let until = self.clock.now() + within;
         for shard in &self.shards {
-            let _ = shard.commands.send(Command::Drain { until, done: done.clone() });
+            let _ = shard.commands.send(Command::Drain {
+                until,
+                done: done.clone(),
+            });
         }
         drop(done);
         let counters = self.collect_last_words(&drained, within + GRACE);
@@ -231,13 +242,18 @@ impl Runtime {
         }
         for shard in self.shards.iter().filter(|shard| shard.thread.is_some()) {
             let shard = shard.info.shard;
-            tracing::error!(shard, "a shard did not stop in time: one of its handlers does not return");
+            tracing::error!(
+                shard,
+                "a shard did not stop in time: one of its handlers does not return"
+            );
         }
         self.collector().counters()
     }
 
     fn collector(&self) -> MutexGuard<'_, Collector> {
-        self.collector.lock().unwrap_or_else(PoisonError::into_inner)
+        self.collector
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -265,7 +281,8 @@ impl fmt::Debug for Runtime {
 pub struct Running<T>(oneshot::AsyncReceiver<T>);
 
 impl<T> Running<T> {
-    /// Blocks this thread until the task has ended. `None` if its shard stopped first, or the task panicked.
+    /// Blocks this thread until the task has ended. `None` if its shard stopped first, or the task
+    /// panicked.
     pub fn wait(self) -> Option<T> {
         futures_lite::future::block_on(self)
     }

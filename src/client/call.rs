@@ -1,4 +1,5 @@
-//! A call that was sent: a future that needs no particular executor, with a blocking `wait` beside it.
+//! A call that was sent: a future that needs no particular executor, with a blocking `wait` beside
+//! it.
 
 use std::{
     cell::RefCell,
@@ -37,7 +38,8 @@ pub(crate) enum Outcome {
     Indeterminate(Indeterminate),
 }
 
-/// A call under way. Resolves exactly once, by its deadline. Dropping it forgets the answer and recalls nothing.
+/// A call under way. Resolves exactly once, by its deadline. Dropping it forgets the answer and
+/// recalls nothing.
 #[must_use = "a call tells its outcome only to who waits for it"]
 pub struct Call<E> {
     state: State,
@@ -100,14 +102,23 @@ impl Expect for Acked {
 
 impl<E: Expect> Call<E> {
     pub(super) fn new(answer: oneshot::AsyncReceiver<Outcome>, peer: Peer) -> Self {
-        Self { state: State::Waiting(answer), _peer: Some(peer), expect: PhantomData }
+        Self {
+            state: State::Waiting(answer),
+            _peer: Some(peer),
+            expect: PhantomData,
+        }
     }
 
     pub(super) fn refused(error: SendError) -> Self {
-        Self { state: State::Refused(error), _peer: None, expect: PhantomData }
+        Self {
+            state: State::Refused(error),
+            _peer: None,
+            expect: PhantomData,
+        }
     }
 
-    /// Blocks this thread until the call is resolved. Not for a shard, whose reactor would wait for itself.
+    /// Blocks this thread until the call is resolved. Not for a shard, whose reactor would wait for
+    /// itself.
     pub fn wait(self) -> Result<E::Reply, CallError> {
         futures_lite::future::block_on(self)
     }

@@ -1,5 +1,5 @@
-//! The calling side of a shard, without I/O: what waits for a connection, what waits for an answer, and how each message
-//! ends.
+//! The calling side of a shard, without I/O: what waits for a connection, what waits for an answer,
+//! and how each message ends.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -20,8 +20,9 @@ use crate::{
 
 /// Every message that this shard was given to send, until its end.
 ///
-/// Each ends once: it is answered, nacked, told as never sent, or indeterminate; a one-way message is sent or lost. Its end is
-/// told to whoever waits, entered in its peer's account, and handed to the caller of the method as [`Settled`].
+/// Each ends once: it is answered, nacked, told as never sent, or indeterminate; a one-way message
+/// is sent or lost. Its end is told to whoever waits, entered in its peer's account, and handed to
+/// the caller of the method as [`Settled`].
 #[derive(Debug)]
 pub struct Caller {
     calls: Calls,
@@ -71,7 +72,11 @@ struct Boxed {
 impl Caller {
     /// A side with at most so many calls outstanding.
     pub fn new(outstanding_max: usize) -> Self {
-        Self { calls: Calls::new(outstanding_max), queues: FxHashMap::default(), settled: Vec::new() }
+        Self {
+            calls: Calls::new(outstanding_max),
+            queues: FxHashMap::default(),
+            settled: Vec::new(),
+        }
     }
 
     /// Calls whose answers are outstanding.
@@ -92,17 +97,25 @@ impl Caller {
 
     /// Whether messages to this peer stand in its outbox, not yet taken by the engine.
     pub fn has_boxed(&self, peer: PeerId) -> bool {
-        self.queues.get(&peer).is_some_and(|queue| !queue.boxed.is_empty())
+        self.queues
+            .get(&peer)
+            .is_some_and(|queue| !queue.boxed.is_empty())
     }
 
     /// Whether messages to this peer wait for a connection or for room.
     pub fn has_waiting(&self, peer: PeerId) -> bool {
-        self.queues.get(&peer).is_some_and(|queue| !queue.waiting.is_empty())
+        self.queues
+            .get(&peer)
+            .is_some_and(|queue| !queue.waiting.is_empty())
     }
 
     /// Begins to keep a queue for this peer.
     pub fn open(&mut self, peer: PeerId, shared: Arc<PeerShared>) {
-        let queue = Queue { shared, waiting: VecDeque::new(), boxed: VecDeque::new() };
+        let queue = Queue {
+            shared,
+            waiting: VecDeque::new(),
+            boxed: VecDeque::new(),
+        };
         self.queues.insert(peer, queue);
     }
 
@@ -112,7 +125,8 @@ impl Caller {
         self.queues.remove(&peer);
     }
 
-    /// Takes a message, and writes it into `outbox` if the peer has one with room and nothing waits before it.
+    /// Takes a message, and writes it into `outbox` if the peer has one with room and nothing waits
+    /// before it.
     pub fn submit(&mut self, now: Instant, message: Submitted, outbox: Option<&mut Outbox>) {
         let Some(queue) = self.queues.get_mut(&message.peer) else {
             return self.refuse(message, NotSent::Closed);
@@ -130,9 +144,16 @@ impl Caller {
         }
     }
 
-    /// Ends a message at once that goes nowhere. The credit and the account of a peer that is closed went with it.
+    /// Ends a message at once that goes nowhere. The credit and the account of a peer that is
+    /// closed went with it.
     pub fn refuse(&mut self, message: Submitted, why: NotSent) {
-        let Submitted { peer, payload, completion, handler, .. } = message;
+        let Submitted {
+            peer,
+            payload,
+            completion,
+            handler,
+            ..
+        } = message;
         let queue = self.queues.get(&peer);
         if let Some(queue) = queue {
             queue.shared.credit.give_back(payload.len());
@@ -147,15 +168,27 @@ impl Caller {
         if let Some(queue) = queue {
             queue.shared.account.add(end);
         }
-        self.settled.push(Settled { handler, end, round_trip: None });
+        self.settled.push(Settled {
+            handler,
+            end,
+            round_trip: None,
+        });
     }
 
-    /// Writes what waits for this peer into its outbox, as far as there is room. True if it wrote anything.
+    /// Writes what waits for this peer into its outbox, as far as there is room. True if it wrote
+    /// anything.
     pub fn pump(&mut self, now: Instant, peer: PeerId, outbox: &mut Outbox) -> bool {
-        let Some(queue) = self.queues.get_mut(&peer) else { return false };
+        let Some(queue) = self.queues.get_mut(&peer) else {
+            return false;
+        };
         let pushed_before = outbox.pushed();
         while !outbox.is_full() {
-            let Some(Waiting { mut header, payload, deadline }) = queue.waiting.pop_front() else {
+            let Some(Waiting {
+                mut header,
+                payload,
+                deadline,
+            }) = queue.waiting.pop_front()
+            else {
                 break;
             };
             header.deadline_us = deadline.map_or(0, |deadline| remaining_us(now, deadline));
@@ -164,33 +197,58 @@ impl Caller {
             if let Some(call) = self.calls.get_mut(header.correlation) {
                 call.number = Some(number);
             }
-            let Header { kind, handler, correlation, .. } = header;
-            queue.boxed.push_back(Boxed { number, kind, handler, correlation, payload });
+            let Header {
+                kind,
+                handler,
+                correlation,
+                ..
+            } = header;
+            queue.boxed.push_back(Boxed {
+                number,
+                kind,
+                handler,
+                correlation,
+                payload,
+            });
         }
         outbox.pushed() > pushed_before
     }
 
     /// The engine has taken all messages of the peer's outbox with a number below `taken`.
     pub fn taken(&mut self, peer: PeerId, taken: u64) {
-        let Some(queue) = self.queues.get_mut(&peer) else { return };
+        let Some(queue) = self.queues.get_mut(&peer) else {
+            return;
+        };
         while let Some(boxed) = queue.boxed.pop_front_if(|boxed| boxed.number < taken) {
             queue.shared.credit.give_back(boxed.payload.len());
             if boxed.kind == Kind::OneWay {
                 queue.shared.account.add(Entry::OneWaySent);
                 let (handler, end) = (boxed.handler, Entry::OneWaySent);
-                self.settled.push(Settled { handler, end, round_trip: None });
+                self.settled.push(Settled {
+                    handler,
+                    end,
+                    round_trip: None,
+                });
             }
         }
     }
 
-    /// The connection is lost. What the engine had taken may have reached the peer; what it had not never left.
+    /// The connection is lost. What the engine had taken may have reached the peer; what it had not
+    /// never left.
     pub fn lost(&mut self, peer: PeerId, taken: u64) {
         self.taken(peer, taken);
         let boxed = match self.queues.get_mut(&peer) {
             Some(queue) => std::mem::take(&mut queue.boxed),
             None => return,
         };
-        for Boxed { kind, handler, correlation, payload, .. } in boxed {
+        for Boxed {
+            kind,
+            handler,
+            correlation,
+            payload,
+            ..
+        } in boxed
+        {
             let call = self.calls.remove(correlation);
             self.end_unsent(peer, kind, handler, payload, call, NotSent::ConnectionLost);
         }
@@ -198,7 +256,8 @@ impl Caller {
         self.end_sent(peer, Indeterminate::ConnectionLost);
     }
 
-    /// An answer has come from this peer. False if it is late, a duplicate, or not this peer's to give.
+    /// An answer has come from this peer. False if it is late, a duplicate, or not this peer's to
+    /// give.
     pub fn answer(&mut self, now: Instant, peer: PeerId, header: &Header, payload: &[u8]) -> bool {
         let fits = |call: &Outstanding| {
             call.peer == peer
@@ -209,10 +268,17 @@ impl Caller {
                     kind => kind == Kind::Nack,
                 }
         };
-        if !self.calls.get_mut(header.correlation).is_some_and(|call| fits(call)) {
+        if !self
+            .calls
+            .get_mut(header.correlation)
+            .is_some_and(|call| fits(call))
+        {
             return false;
         }
-        let call = self.calls.remove(header.correlation).expect("was just found");
+        let call = self
+            .calls
+            .remove(header.correlation)
+            .expect("was just found");
         let (outcome, end) = match header.kind {
             Kind::Nack => {
                 let text = String::from_utf8_lossy(payload).into_owned();
@@ -252,19 +318,28 @@ impl Caller {
         self.calls.next_deadline()
     }
 
-    /// Ends whatever goes to this peer, or to all: what has not left as never sent, the rest as indeterminate.
+    /// Ends whatever goes to this peer, or to all: what has not left as never sent, the rest as
+    /// indeterminate.
     pub fn stop(&mut self, peer: Option<PeerId>) {
         let peers: Vec<PeerId> = match peer {
             Some(peer) => vec![peer],
             None => self.queues.keys().copied().collect(),
         };
         for peer in peers {
-            let Some(queue) = self.queues.get_mut(&peer) else { continue };
+            let Some(queue) = self.queues.get_mut(&peer) else {
+                continue;
+            };
             let boxed = std::mem::take(&mut queue.boxed).into_iter();
             let boxed = boxed.map(|it| (it.kind, it.handler, it.correlation, it.payload));
             let waiting = std::mem::take(&mut queue.waiting).into_iter();
-            let waiting =
-                waiting.map(|it| (it.header.kind, it.header.handler, it.header.correlation, it.payload));
+            let waiting = waiting.map(|it| {
+                (
+                    it.header.kind,
+                    it.header.handler,
+                    it.header.correlation,
+                    it.payload,
+                )
+            });
             for (kind, handler, correlation, payload) in boxed.chain(waiting) {
                 let call = self.calls.remove(correlation);
                 self.end_unsent(peer, kind, handler, payload, call, NotSent::Closed);
@@ -275,7 +350,16 @@ impl Caller {
 
     /// Gives a message its header, and a call its place in the correlation table.
     fn enter(&mut self, message: Submitted) -> Waiting {
-        let Submitted { peer, kind, codec, handler, route_key, payload, deadline, .. } = message;
+        let Submitted {
+            peer,
+            kind,
+            codec,
+            handler,
+            route_key,
+            payload,
+            deadline,
+            ..
+        } = message;
         let correlation = match (message.completion, deadline) {
             (Some(completion), Some(deadline)) => self.calls.insert(Outstanding {
                 peer,
@@ -288,18 +372,33 @@ impl Caller {
             }),
             _ => self.calls.unanswered(),
         };
-        let header = Header { codec, handler, route_key, ..Header::new(kind, correlation) };
-        Waiting { header, payload, deadline }
+        let header = Header {
+            codec,
+            handler,
+            route_key,
+            ..Header::new(kind, correlation)
+        };
+        Waiting {
+            header,
+            payload,
+            deadline,
+        }
     }
 
     /// Takes a message back that still waits. Returns its payload.
     fn withdraw(&mut self, peer: PeerId, correlation: u64) -> Bytes {
-        let Some(queue) = self.queues.get_mut(&peer) else { return Bytes::new() };
+        let Some(queue) = self.queues.get_mut(&peer) else {
+            return Bytes::new();
+        };
         let mut at = queue.waiting.iter();
         let Some(at) = at.position(|waiting| waiting.header.correlation == correlation) else {
             return Bytes::new();
         };
-        let payload = queue.waiting.remove(at).map(|waiting| waiting.payload).unwrap_or_default();
+        let payload = queue
+            .waiting
+            .remove(at)
+            .map(|waiting| waiting.payload)
+            .unwrap_or_default();
         queue.shared.credit.give_back(payload.len());
         payload
     }
@@ -313,7 +412,9 @@ impl Caller {
         call: Option<Outstanding>,
         why: NotSent,
     ) {
-        let Some(queue) = self.queues.get(&peer) else { return };
+        let Some(queue) = self.queues.get(&peer) else {
+            return;
+        };
         queue.shared.credit.give_back(payload.len());
         match call {
             Some(call) => {
@@ -321,7 +422,11 @@ impl Caller {
             }
             None if kind == Kind::OneWay => {
                 queue.shared.account.add(Entry::Lost);
-                self.settled.push(Settled { handler, end: Entry::Lost, round_trip: None });
+                self.settled.push(Settled {
+                    handler,
+                    end: Entry::Lost,
+                    round_trip: None,
+                });
             }
             // The call has ended before: its deadline passed while it stood in the outbox.
             None => {}
@@ -330,7 +435,12 @@ impl Caller {
 
     fn end_sent(&mut self, peer: PeerId, why: Indeterminate) {
         for call in self.calls.take_sent(peer) {
-            self.end_call(call, Outcome::Indeterminate(why), Entry::Indeterminate, None);
+            self.end_call(
+                call,
+                Outcome::Indeterminate(why),
+                Entry::Indeterminate,
+                None,
+            );
         }
     }
 
@@ -344,7 +454,11 @@ impl Caller {
         if let Some(queue) = self.queues.get(&call.peer) {
             queue.shared.account.add(end);
         }
-        self.settled.push(Settled { handler: call.handler, end, round_trip });
+        self.settled.push(Settled {
+            handler: call.handler,
+            end,
+            round_trip,
+        });
         // Whoever waited may have stopped waiting.
         let _ = call.completion.send(outcome);
     }

@@ -11,15 +11,17 @@ use crate::{
     wire::{HandlerKey, Kind},
 };
 
-/// Dead deadlines are swept out once they outnumber the live ones by this many: the sweep's cost is then spread over as
-/// many calls.
+/// Dead deadlines are swept out once they outnumber the live ones by this many: the sweep's cost is
+/// then spread over as many calls.
 const DEAD_DEADLINES_MAX: usize = 1024;
 
-/// The outstanding calls of one shard. Bounded; a call is found by its correlation and leaves the table once.
+/// The outstanding calls of one shard. Bounded; a call is found by its correlation and leaves the
+/// table once.
 #[derive(Debug)]
 pub(super) struct Calls {
     slots: Slab<(u32, Outstanding)>,
-    /// Earliest first. A call that has left the table leaves its deadline behind until it is swept or due.
+    /// Earliest first. A call that has left the table leaves its deadline behind until it is swept
+    /// or due.
     deadlines: BinaryHeap<Reverse<(Instant, u64)>>,
     generation: u32,
     capacity: usize,
@@ -33,14 +35,20 @@ pub(super) struct Outstanding {
     pub(super) handler: HandlerKey,
     pub(super) submitted_at: Instant,
     pub(super) deadline: Instant,
-    /// Its number in its connection's outbox; `None` while it waits for room or for the connection.
+    /// Its number in its connection's outbox; `None` while it waits for room or for the
+    /// connection.
     pub(super) number: Option<u64>,
     pub(super) completion: oneshot::Sender<Outcome>,
 }
 
 impl Calls {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { slots: Slab::new(), deadlines: BinaryHeap::new(), generation: 0, capacity }
+        Self {
+            slots: Slab::new(),
+            deadlines: BinaryHeap::new(),
+            generation: 0,
+            capacity,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -52,8 +60,8 @@ impl Calls {
         self.slots.len() >= self.capacity
     }
 
-    /// Adds a call and returns its correlation: a slot, and a generation by which an answer to an earlier call of the
-    /// slot is known for what it is.
+    /// Adds a call and returns its correlation: a slot, and a generation by which an answer to an
+    /// earlier call of the slot is known for what it is.
     pub(super) fn insert(&mut self, call: Outstanding) -> u64 {
         self.generation = self.generation.wrapping_add(1);
         let deadline = call.deadline;
@@ -92,7 +100,9 @@ impl Calls {
 
     /// No call is due before this. It may be the deadline of one that is answered already.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+        self.deadlines
+            .peek()
+            .map(|Reverse((deadline, _))| *deadline)
     }
 
     /// Takes out every call that this peer may have received.
@@ -100,7 +110,10 @@ impl Calls {
         let is_sent = |call: &Outstanding| call.peer == peer && call.number.is_some();
         let sent = self.slots.iter().filter(|(_, (_, call))| is_sent(call));
         let slots: Vec<usize> = sent.map(|(slot, _)| slot).collect();
-        slots.into_iter().map(|slot| self.slots.remove(slot).1).collect()
+        slots
+            .into_iter()
+            .map(|slot| self.slots.remove(slot).1)
+            .collect()
     }
 
     /// A correlation for a message that nothing answers: no call's.
@@ -152,12 +165,18 @@ mod tests {
     fn calls_expire_in_the_order_of_their_deadlines() {
         let (mut calls, start) = (Calls::new(100), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        let correlations: Vec<u64> =
-            [30, 10, 20].into_iter().map(|ms| calls.insert(call(at(ms)))).collect();
+        let correlations: Vec<u64> = [30, 10, 20]
+            .into_iter()
+            .map(|ms| calls.insert(call(at(ms))))
+            .collect();
         assert_eq!(calls.next_deadline(), Some(at(10)));
         assert!(calls.next_expired(at(9)).is_none());
         calls.remove(correlations[2]);
-        let mut expired = || calls.next_expired(at(30)).map(|(correlation, _)| correlation);
+        let mut expired = || {
+            calls
+                .next_expired(at(30))
+                .map(|(correlation, _)| correlation)
+        };
         assert_eq!(expired(), Some(correlations[1]));
         assert_eq!(expired(), Some(correlations[0]));
         assert_eq!(expired(), None);

@@ -32,7 +32,10 @@ pub struct Encoded;
 
 impl<'c, C: Submit> Message<'c, C> {
     pub(super) fn new(client: &'c C, handler: &str) -> Self {
-        Self { client, handler: HandlerKey::of(handler) }
+        Self {
+            client,
+            handler: HandlerKey::of(handler),
+        }
     }
 
     /// Bytes as they are. `Bytes` and `Vec<u8>` are not copied here.
@@ -78,7 +81,14 @@ impl<'c, C: Submit> Message<'c, C> {
 
     fn with<K>(self, codec: Codec, payload: Bytes) -> Outgoing<'c, C, K> {
         let Self { client, handler } = self;
-        Outgoing { client, handler, codec, payload, route_key: 0, kind: PhantomData }
+        Outgoing {
+            client,
+            handler,
+            codec,
+            payload,
+            route_key: 0,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -103,7 +113,10 @@ impl<'c, C: Submit, K> Outgoing<'c, C, K> {
 
     /// To this peer.
     pub fn to(self, peer: &'c Peer) -> Addressed<'c, C, K> {
-        Addressed { outgoing: self, peer }
+        Addressed {
+            outgoing: self,
+            peer,
+        }
     }
 }
 
@@ -116,15 +129,18 @@ pub struct Addressed<'c, C, K> {
 }
 
 impl<'c, C: Submit, K> Addressed<'c, C, K> {
-    /// One-way: at most once, and nothing answers. `Ok` means that it stands in a bounded queue of this process; otherwise
-    /// the payload comes back. Never blocks.
+    /// One-way: at most once, and nothing answers. `Ok` means that it stands in a bounded queue of
+    /// this process; otherwise the payload comes back. Never blocks.
     pub fn one_way(self) -> Result<(), SendError> {
         self.submit(Kind::OneWay, None, None)
     }
 
     /// Confirmed: resolves with `Ok` once the handler has returned.
     pub fn confirm(self) -> Confirm<'c, C, K> {
-        Confirm { addressed: self, within: None }
+        Confirm {
+            addressed: self,
+            within: None,
+        }
     }
 
     fn within_or_default(&self, within: Option<Duration>) -> Duration {
@@ -137,9 +153,19 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
         within: Option<Duration>,
         completion: Option<oneshot::Sender<super::call::Outcome>>,
     ) -> Result<(), SendError> {
-        let Outgoing { client, handler, codec, payload, route_key, .. } = self.outgoing;
+        let Outgoing {
+            client,
+            handler,
+            codec,
+            payload,
+            route_key,
+            ..
+        } = self.outgoing;
         if payload.len() > client.options().message_bytes_max {
-            return Err(SendError { why: NotSent::TooLarge, payload });
+            return Err(SendError {
+                why: NotSent::TooLarge,
+                payload,
+            });
         }
         let submitted_at = client.now();
         let message = Submitted {
@@ -153,7 +179,9 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
             deadline: within.map(|within| submitted_at + within),
             completion,
         };
-        client.submit(self.peer, message).map_err(|(why, message)| message.refuse(why))
+        client
+            .submit(self.peer, message)
+            .map_err(|(why, message)| message.refuse(why))
     }
 
     fn call<E: Expect>(self, kind: Kind, within: Option<Duration>) -> Result<Call<E>, SendError> {
@@ -168,14 +196,22 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
 impl<'c, C: Submit> Addressed<'c, C, Raw> {
     /// A request: at most one execution, at most one reply, of bytes.
     pub fn request(self) -> Request<'c, C, Raw, RawReply> {
-        Request { addressed: self, within: None, reply: PhantomData }
+        Request {
+            addressed: self,
+            within: None,
+            reply: PhantomData,
+        }
     }
 }
 
 impl<'c, C: Submit> Addressed<'c, C, Encoded> {
     /// A request: at most one execution, at most one reply, a value in the request's codec.
     pub fn request<T: DeserializeOwned>(self) -> Request<'c, C, Encoded, TypedReply<T>> {
-        Request { addressed: self, within: None, reply: PhantomData }
+        Request {
+            addressed: self,
+            within: None,
+            reply: PhantomData,
+        }
     }
 }
 
@@ -189,8 +225,8 @@ pub struct Request<'c, C, K, E> {
 }
 
 impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
-    /// The time that the call may take in all, rounded down to microseconds on the wire. Without it the config's
-    /// `limits.deadline_ms` counts.
+    /// The time that the call may take in all, rounded down to microseconds on the wire. Without it
+    /// the config's `limits.deadline_ms` counts.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
         self
@@ -201,7 +237,8 @@ impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
         self.addressed.call(Kind::Request, self.within)
     }
 
-    /// Sends it and blocks this thread until it is resolved. Not for a shard, whose reactor would wait for itself.
+    /// Sends it and blocks this thread until it is resolved. Not for a shard, whose reactor would
+    /// wait for itself.
     pub fn wait(self) -> Result<E::Reply, CallError> {
         self.send()?.wait()
     }
@@ -225,8 +262,8 @@ pub struct Confirm<'c, C, K> {
 }
 
 impl<C: Submit, K> Confirm<'_, C, K> {
-    /// The time that it may take in all, rounded down to microseconds on the wire. Without it the config's
-    /// `limits.deadline_ms` counts.
+    /// The time that it may take in all, rounded down to microseconds on the wire. Without it the
+    /// config's `limits.deadline_ms` counts.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
         self
@@ -237,7 +274,8 @@ impl<C: Submit, K> Confirm<'_, C, K> {
         self.addressed.call(Kind::Confirm, self.within)
     }
 
-    /// Sends it and blocks this thread until it is resolved. Not for a shard, whose reactor would wait for itself.
+    /// Sends it and blocks this thread until it is resolved. Not for a shard, whose reactor would
+    /// wait for itself.
     pub fn wait(self) -> Result<(), CallError> {
         self.send()?.wait()
     }

@@ -1,6 +1,7 @@
 //! Sending messages: from any thread with a [`Client`], from a shard with its [`LocalClient`].
 //!
-//! A builder names the handler, then the payload, the peer and the delivery mode, and its type knows which of them it has:
+//! A builder names the handler, then the payload, the peer and the delivery mode, and its type
+//! knows which of them it has:
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -20,8 +21,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Every call resolves exactly once, by its deadline: with the reply, a nack, or an error that says whether the
-//! message can have been handled.
+//! Every call resolves exactly once, by its deadline: with the reply, a nack, or an error that says
+//! whether the message can have been handled.
 
 mod call;
 mod caller;
@@ -33,6 +34,6 @@ pub use call::Call;
 pub use caller::{Caller, Settled};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
 pub use submit::{
-    Client, ClientOptions, Connect, ConnectError, LocalClient, LocalQueue, Peer, ShardPort, Submission, Submit,
-    Submitted,
+    Client, ClientOptions, Connect, ConnectError, LocalClient, LocalQueue, Peer, ShardPort,
+    Submission, Submit, Submitted,
 };

@@ -47,8 +47,8 @@ pub struct Connect {
     pub shared: Arc<PeerShared>,
 }
 
-/// How other threads reach one shard. Connections have a queue of their own: a message may overtake the other messages,
-/// from another queue, but never the making of its own connection.
+/// How other threads reach one shard. Connections have a queue of their own: a message may overtake
+/// the other messages, from another queue, but never the making of its own connection.
 #[derive(Clone, Debug)]
 pub struct ShardPort {
     /// Connections to be made.
@@ -85,8 +85,8 @@ pub struct ClientOptions {
     pub deadline: Duration,
 }
 
-/// A handle to a process that this one connects to. Cheap to clone; the connection is closed with the last clone and the last
-/// call that is under way.
+/// A handle to a process that this one connects to. Cheap to clone; the connection is closed with
+/// the last clone and the last call that is under way.
 #[derive(Clone)]
 pub struct Peer(Arc<PeerHandle>);
 
@@ -125,7 +125,8 @@ impl Peer {
 
 impl Drop for PeerHandle {
     fn drop(&mut self) {
-        // Without room in the inbox the connection stays until the runtime stops: a drop must not block.
+        // Without room in the inbox the connection stays until the runtime stops: a drop must not
+        // block.
         let _ = self.port.try_send(Submission::Close(self.id));
     }
 }
@@ -138,7 +139,8 @@ impl fmt::Debug for Peer {
 
 /// What the builder needs of a client.
 pub trait Submit {
-    /// Hands a message to the shard that owns the peer's connection, or gives it back. Never blocks.
+    /// Hands a message to the shard that owns the peer's connection, or gives it back. Never
+    /// blocks.
     fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), (NotSent, Submitted)>;
     /// The time of the submission.
     fn now(&self) -> Instant;
@@ -160,11 +162,17 @@ struct ClientState {
 impl Client {
     /// A client of the shards behind these ports.
     pub fn new(ports: Vec<ShardPort>, clock: Clock, options: ClientOptions) -> Self {
-        Self(Arc::new(ClientState { ports, next_shard: AtomicUsize::new(0), clock, options }))
+        Self(Arc::new(ClientState {
+            ports,
+            next_shard: AtomicUsize::new(0),
+            clock,
+            options,
+        }))
     }
 
-    /// Begins to connect to a process, from the shards in turn, and returns at once: messages wait for the connection
-    /// until their deadline. The error says what is wrong with the endpoint, or that the runtime cannot take it now.
+    /// Begins to connect to a process, from the shards in turn, and returns at once: messages wait
+    /// for the connection until their deadline. The error says what is wrong with the endpoint,
+    /// or that the runtime cannot take it now.
     pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
         let shard = self.0.next_shard.fetch_add(1, Relaxed) % self.0.ports.len();
         self.connect_from(shard, endpoint)
@@ -177,10 +185,13 @@ impl Client {
     /// If there is no such shard.
     pub fn connect_from(&self, shard: usize, endpoint: &str) -> Result<Peer, ConnectError> {
         self.connect_by(shard, endpoint, |connect| {
-            self.0.ports[shard].connects.try_send(connect).map_err(|refused| match refused {
-                Refused::Full(_) => NotSent::Full,
-                Refused::Closed(_) => NotSent::Closed,
-            })
+            self.0.ports[shard]
+                .connects
+                .try_send(connect)
+                .map_err(|refused| match refused {
+                    Refused::Full(_) => NotSent::Full,
+                    Refused::Closed(_) => NotSent::Closed,
+                })
         })
     }
 
@@ -202,16 +213,28 @@ impl Client {
             account: Account::default(),
         });
         let peer = PeerId::unique();
-        submit(Connect { peer, endpoint: endpoint.clone(), shared: shared.clone() })
-            .map_err(ConnectError::NotAccepted)?;
+        submit(Connect {
+            peer,
+            endpoint: endpoint.clone(),
+            shared: shared.clone(),
+        })
+        .map_err(ConnectError::NotAccepted)?;
         let port = self.0.ports[shard].submissions.clone();
-        Ok(Peer(Arc::new(PeerHandle { id: peer, shard, endpoint, port, shared })))
+        Ok(Peer(Arc::new(PeerHandle {
+            id: peer,
+            shard,
+            endpoint,
+            port,
+            shared,
+        })))
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("shards", &self.0.ports.len()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("shards", &self.0.ports.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -229,7 +252,8 @@ impl Submit for Client {
     }
 }
 
-/// Sends from a shard: over connections of that shard without an atomic queue, over others' as a [`Client`] does.
+/// Sends from a shard: over connections of that shard without an atomic queue, over others' as a
+/// [`Client`] does.
 #[derive(Clone)]
 pub struct LocalClient {
     shard: usize,
@@ -240,13 +264,19 @@ pub struct LocalClient {
 impl LocalClient {
     /// A client of the shard that drains this queue.
     pub fn new(shard: usize, queue: Rc<LocalQueue>, remote: Client) -> Self {
-        Self { shard, queue, remote }
+        Self {
+            shard,
+            queue,
+            remote,
+        }
     }
 
     /// As [`Client::connect`], from this shard.
     pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
         self.remote.connect_by(self.shard, endpoint, |connect| {
-            self.queue.try_push(Submission::Connect(connect)).map_err(|_| NotSent::Full)
+            self.queue
+                .try_push(Submission::Connect(connect))
+                .map_err(|_| NotSent::Full)
         })
     }
 
@@ -263,7 +293,9 @@ impl LocalClient {
 
 impl fmt::Debug for LocalClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalClient").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("LocalClient")
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -297,7 +329,11 @@ pub struct LocalQueue {
 impl LocalQueue {
     /// An empty queue.
     pub fn new(capacity: usize) -> Self {
-        Self { submissions: RefCell::default(), capacity, reactor: RefCell::default() }
+        Self {
+            submissions: RefCell::default(),
+            capacity,
+            reactor: RefCell::default(),
+        }
     }
 
     /// The oldest submission.
@@ -369,6 +405,9 @@ impl Submitted {
 
     /// The error that gives the payload back.
     pub(super) fn refuse(self, why: NotSent) -> SendError {
-        SendError { why, payload: self.payload }
+        SendError {
+            why,
+            payload: self.payload,
+        }
     }
 }

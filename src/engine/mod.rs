@@ -1,8 +1,9 @@
 //! What moves messages between a shard and its peers.
 //!
-//! An [`Engine`] belongs to one shard and is driven by its reactor alone: [`poll`](Engine::poll) hands over what has
-//! arrived, [`flush`](Engine::flush) takes what stands in the outboxes. No call blocks. All that an engine knows of a peer is a
-//! [`ConnectionId`]; no type of the library below leaks through the contract.
+//! An [`Engine`] belongs to one shard and is driven by its reactor alone: [`poll`](Engine::poll)
+//! hands over what has arrived, [`flush`](Engine::flush) takes what stands in the outboxes. No call
+//! blocks. All that an engine knows of a peer is a [`ConnectionId`]; no type of the library below
+//! leaks through the contract.
 //!
 //! - [`libzmq`]: the reference library, through the crate `zmq`.
 //! - [`sim`]: a seeded network in memory, for tests that run whole shards under a virtual clock.
@@ -18,15 +19,16 @@ pub mod sim;
 
 /// The contract between a shard's reactor and what moves its messages.
 pub trait Engine {
-    /// Begins to accept connections at this endpoint and returns the one that was really bound: port 0 becomes a free
-    /// port.
+    /// Begins to accept connections at this endpoint and returns the one that was really bound:
+    /// port 0 becomes a free port.
     fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError>;
 
     /// Accepts no connection from now on; those that there are stay.
     fn stop_listening(&mut self);
 
-    /// Begins to connect, and reconnects by itself for as long as the connection is not closed. [`Event::Up`] and
-    /// [`Event::Down`] tell of each success and loss; between them the connection keeps its id.
+    /// Begins to connect, and reconnects by itself for as long as the connection is not closed.
+    /// [`Event::Up`] and [`Event::Down`] tell of each success and loss; between them the
+    /// connection keeps its id.
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError>;
 
     /// Forgets a connection with all that waits in its outbox. No event follows.
@@ -35,19 +37,17 @@ pub trait Engine {
     /// Where messages to this peer are written. `None` if the connection is not up.
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox>;
 
-    /// Messages that have left the connection's outbox since it was made; those with a smaller number may have reached the
-    /// peer. `None` if there is no such connection.
+    /// Messages that have left the connection's outbox since it was made; those with a smaller
+    /// number may have reached the peer. `None` if there is no such connection.
     fn taken(&self, connection: ConnectionId) -> Option<u64>;
 
-    /// Hands at most `messages_max` messages to `sink`, and whatever else happened. Returns how many events that were.
-    fn poll(
-        &mut self,
-        now: Instant,
-        messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) -> usize;
+    /// Hands at most `messages_max` messages to `sink`, and whatever else happened. Returns how
+    /// many events that were.
+    fn poll(&mut self, now: Instant, messages_max: usize, sink: &mut dyn FnMut(Event<'_>))
+    -> usize;
 
-    /// Takes from the outboxes as much as goes out without blocking. Returns how many messages left.
+    /// Takes from the outboxes as much as goes out without blocking. Returns how many messages
+    /// left.
     fn flush(&mut self, now: Instant) -> usize;
 
     /// Whether every outbox is empty.
@@ -56,12 +56,12 @@ pub trait Engine {
     /// When `poll` must be called though nothing arrives: a timer of the engine's own.
     fn next_wake(&self) -> Option<Instant>;
 
-    /// Readable once there may be something to poll or room to flush; what a parked shard waits for. `None`: only
-    /// timers and the doorbell wake it.
+    /// Readable once there may be something to poll or room to flush; what a parked shard waits
+    /// for. `None`: only timers and the doorbell wake it.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The last look before parking: true if nothing can be polled now, and whatever comes later makes the descriptor
-    /// readable.
+    /// The last look before parking: true if nothing can be polled now, and whatever comes later
+    /// makes the descriptor readable.
     fn may_park(&mut self) -> bool;
 }
 
@@ -92,7 +92,8 @@ pub struct EngineOptions {
     pub linger: Duration,
 }
 
-/// One connection of one shard's engine. A number that is never used for another connection while the engine lives.
+/// One connection of one shard's engine. A number that is never used for another connection while
+/// the engine lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     slot: u32,
@@ -123,7 +124,8 @@ pub enum Event<'a> {
     Down {
         /// Which one.
         connection: ConnectionId,
-        /// Messages that had left its outbox: those with a smaller number may have reached the peer.
+        /// Messages that had left its outbox: those with a smaller number may have reached the
+        /// peer.
         taken: u64,
         /// Messages that stood in its outbox, and are lost.
         unsent: usize,
@@ -152,13 +154,19 @@ struct Slots<T> {
 
 impl<T> Slots<T> {
     fn new() -> Self {
-        Self { slots: slab::Slab::new(), generation: 0 }
+        Self {
+            slots: slab::Slab::new(),
+            generation: 0,
+        }
     }
 
     fn insert(&mut self, value: T) -> ConnectionId {
         self.generation = self.generation.wrapping_add(1);
         let slot = self.slots.insert((self.generation, value));
-        ConnectionId { slot: slot as u32, generation: self.generation }
+        ConnectionId {
+            slot: slot as u32,
+            generation: self.generation,
+        }
     }
 
     fn get(&self, id: ConnectionId) -> Option<&T> {
@@ -182,13 +190,25 @@ impl<T> Slots<T> {
 
     fn iter(&self) -> impl Iterator<Item = (ConnectionId, &T)> {
         self.slots.iter().map(|(slot, (generation, value))| {
-            (ConnectionId { slot: slot as u32, generation: *generation }, value)
+            (
+                ConnectionId {
+                    slot: slot as u32,
+                    generation: *generation,
+                },
+                value,
+            )
         })
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut T)> {
         self.slots.iter_mut().map(|(slot, (generation, value))| {
-            (ConnectionId { slot: slot as u32, generation: *generation }, value)
+            (
+                ConnectionId {
+                    slot: slot as u32,
+                    generation: *generation,
+                },
+                value,
+            )
         })
     }
 }

@@ -1,8 +1,8 @@
 //! A network in memory, seeded, for tests that run whole shards under a virtual clock.
 //!
-//! All engines of one [`Network`] live in one thread. A message arrives after a random delay, in order per connection; a
-//! cut connection loses what is under way, and connects again by itself. The same seed and the same calls
-//! give the same run.
+//! All engines of one [`Network`] live in one thread. A message arrives after a random delay, in
+//! order per connection; a cut connection loses what is under way, and connects again by itself.
+//! The same seed and the same calls give the same run.
 
 use std::{
     cell::RefCell,
@@ -24,7 +24,8 @@ pub struct Weather {
     pub delay_min: Duration,
     /// Longest time from one end to the other.
     pub delay_max: Duration,
-    /// Messages under way in one direction of one connection; beyond them the sender's outbox fills.
+    /// Messages under way in one direction of one connection; beyond them the sender's outbox
+    /// fills.
     pub in_flight_max: usize,
 }
 
@@ -108,7 +109,12 @@ impl Network {
         cables.nodes += 1;
         cables.changes.push(VecDeque::new());
         let node = cables.nodes - 1;
-        Sim { node, network: self.clone(), options, links: Slots::new() }
+        Sim {
+            node,
+            network: self.clone(),
+            options,
+            links: Slots::new(),
+        }
     }
 
     /// Cuts every connection; what is under way is lost. Dialing ends connect again.
@@ -132,7 +138,10 @@ impl Cables {
     }
 
     fn delay(&mut self) -> Duration {
-        let spread = self.weather.delay_max.saturating_sub(self.weather.delay_min);
+        let spread = self
+            .weather
+            .delay_max
+            .saturating_sub(self.weather.delay_min);
         self.weather.delay_min + spread.mul_f64(self.random.f64())
     }
 }
@@ -155,14 +164,19 @@ impl Sim {
         for id in ids {
             let link = self.links.get_mut(id).expect("is in the list");
             let due = link.cable.is_none() && link.retry_at.is_none_or(|at| at <= now);
-            let Some(endpoint) = link.dials.as_ref().filter(|_| due) else { continue };
+            let Some(endpoint) = link.dials.as_ref().filter(|_| due) else {
+                continue;
+            };
             let cables = &mut *self.network.0.borrow_mut();
             let Some(&listener) = cables.listeners.get(&endpoint.to_string()) else {
                 link.retry_at = Some(now + self.options.reconnect_min);
                 continue;
             };
             let nodes = [self.node, listener];
-            let cable = cables.cables.insert(Cable { nodes, under_way: Default::default() });
+            let cable = cables.cables.insert(Cable {
+                nodes,
+                under_way: Default::default(),
+            });
             cables.changes[listener].push_back(Change::Accepted { cable });
             link.cable = Some((cable, 0));
             sink(Event::Up(id));
@@ -186,7 +200,10 @@ impl Sim {
     }
 
     fn lose(&mut self, cable: usize, now: Instant, sink: &mut dyn FnMut(Event<'_>)) {
-        let found = self.links.iter().find(|(_, link)| link.cable.is_some_and(|of| of.0 == cable));
+        let found = self
+            .links
+            .iter()
+            .find(|(_, link)| link.cable.is_some_and(|of| of.0 == cable));
         let Some((connection, _)) = found else { return };
         let link = self.links.get_mut(connection).expect("was just found");
         link.cable = None;
@@ -195,7 +212,11 @@ impl Sim {
         if link.dials.is_none() {
             self.links.remove(connection);
         }
-        sink(Event::Down { connection, taken, unsent });
+        sink(Event::Down {
+            connection,
+            taken,
+            unsent,
+        });
     }
 
     fn next_parcel(&mut self, (cable, end): (usize, usize), now: Instant) -> Option<Parcel> {
@@ -209,7 +230,10 @@ impl Engine for Sim {
     fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
         let mut cables = self.network.0.borrow_mut();
         let mut bound = at.to_string();
-        if let Some(host) = bound.strip_prefix("tcp://").and_then(|at| at.strip_suffix(":0")) {
+        if let Some(host) = bound
+            .strip_prefix("tcp://")
+            .and_then(|at| at.strip_suffix(":0"))
+        {
             cables.ports += 1;
             bound = format!("tcp://{host}:{}", cables.ports);
         }
@@ -225,7 +249,11 @@ impl Engine for Sim {
 
     fn stop_listening(&mut self) {
         let node = self.node;
-        self.network.0.borrow_mut().listeners.retain(|_, listener| *listener != node);
+        self.network
+            .0
+            .borrow_mut()
+            .listeners
+            .retain(|_, listener| *listener != node);
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
@@ -234,7 +262,11 @@ impl Engine for Sim {
     }
 
     fn close(&mut self, connection: ConnectionId) {
-        if let Some(Link { cable: Some((cable, _)), .. }) = self.links.remove(connection) {
+        if let Some(Link {
+            cable: Some((cable, _)),
+            ..
+        }) = self.links.remove(connection)
+        {
             self.network.0.borrow_mut().cut(cable);
         }
     }
@@ -261,7 +293,9 @@ impl Engine for Sim {
                 continue;
             };
             while count < messages_max {
-                let Some(mut parcel) = self.next_parcel(cable, now) else { break };
+                let Some(mut parcel) = self.next_parcel(cable, now) else {
+                    break;
+                };
                 let link = self.links.get_mut(connection).expect("is in the list");
                 sink(Event::Message(Incoming {
                     connection,
@@ -279,11 +313,15 @@ impl Engine for Sim {
         let cables = &mut *self.network.0.borrow_mut();
         let mut taken = 0;
         for (_, link) in self.links.iter_mut() {
-            let Some((cable, end)) = link.cable else { continue };
+            let Some((cable, end)) = link.cable else {
+                continue;
+            };
             while let Some(message) = link.outbox.front() {
                 let due = now + cables.delay();
                 let in_flight_max = cables.weather.in_flight_max;
-                let Some(cable) = cables.cables.get_mut(cable) else { break };
+                let Some(cable) = cables.cables.get_mut(cable) else {
+                    break;
+                };
                 let leaving = &mut cable.under_way[end];
                 if leaving.len() >= in_flight_max {
                     break;
@@ -291,7 +329,11 @@ impl Engine for Sim {
                 // In order: none overtakes the one before.
                 let due = leaving.back().map_or(due, |last| last.due.max(due));
                 let (header, payload) = (message.header.to_vec(), message.payload.to_vec());
-                leaving.push_back(Parcel { due, header, payload });
+                leaving.push_back(Parcel {
+                    due,
+                    header,
+                    payload,
+                });
                 link.outbox.pop_front();
                 taken += 1;
             }

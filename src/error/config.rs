@@ -1,6 +1,5 @@
 //! What is wrong with a configuration, an endpoint or a placement.
 
-
 /// Where in a configuration something stands: `corelane.toml:12: limits.ring_capacity`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigPlace {
@@ -323,7 +322,6 @@ pub struct UnknownName {
     pub known: String,
 }
 
-
 /// Why shards cannot be placed on the CPUs asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -408,4 +406,3 @@ impl PlacementError {
         matches!(self, Self::NoShards | Self::TooManyShards { .. })
     }
 }
-

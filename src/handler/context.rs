@@ -63,7 +63,8 @@ impl Context<'_> {
         self.wants_reply
     }
 
-    /// Sends from this shard. To wait for an answer takes a spawned handler; an inline one can send one-way messages.
+    /// Sends from this shard. To wait for an answer takes a spawned handler; an inline one can send
+    /// one-way messages.
     pub fn client(&self) -> &LocalClient {
         self.client
     }
@@ -103,11 +104,16 @@ impl TaskContext {
     /// Waits, by the shard's clock: the task goes on in the first turn after this time has passed.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         let due = self.timers.clock.now() + duration;
-        Sleep { timers: self.timers.clone(), due, registered: false }
+        Sleep {
+            timers: self.timers.clone(),
+            due,
+            registered: false,
+        }
     }
 }
 
-/// The timers of a shard's tasks. The reactor fires them, so that they work under a virtual clock too.
+/// The timers of a shard's tasks. The reactor fires them, so that they work under a virtual clock
+/// too.
 #[derive(Debug)]
 pub struct Timers {
     clock: Clock,
@@ -120,7 +126,10 @@ struct Due(Instant, Waker);
 impl Timers {
     /// No timers yet; sleeps begin by this clock.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, due: RefCell::default() }
+        Self {
+            clock,
+            due: RefCell::default(),
+        }
     }
 
     /// Wakes the tasks whose time has come, and says how many.
@@ -160,7 +169,10 @@ impl Future for Sleep {
         }
         if !self.registered {
             self.registered = true;
-            self.timers.due.borrow_mut().push(Reverse(Due(self.due, cx.waker().clone())));
+            self.timers
+                .due
+                .borrow_mut()
+                .push(Reverse(Due(self.due, cx.waker().clone())));
         }
         Poll::Pending
     }

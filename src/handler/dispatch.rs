@@ -55,7 +55,8 @@ pub struct Lent<'a> {
 pub enum Dispatch {
     /// The handler with this index ran to its end; an answer that was due stands in the outbox.
     Handled(usize),
-    /// It was refused, or failed (then with the index of the handler that ran); a nack that was due stands in the outbox.
+    /// It was refused, or failed (then with the index of the handler that ran); a nack that was due
+    /// stands in the outbox.
     Nacked(Option<usize>, Reason),
     /// It is to run as a task.
     Spawn(Spawning),
@@ -86,9 +87,16 @@ pub struct Failure {
 }
 
 impl Registry {
-    /// Runs the handler that a message names, or makes its task, and writes the answer that is due by now.
+    /// Runs the handler that a message names, or makes its task, and writes the answer that is due
+    /// by now.
     pub fn dispatch(&mut self, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
-        let Arrival { header, payload, outbox, deadline, now } = arrival;
+        let Arrival {
+            header,
+            payload,
+            outbox,
+            deadline,
+            now,
+        } = arrival;
         if header.kind != Kind::OneWay && outbox.is_full() {
             return Dispatch::NoRoom;
         }
@@ -96,7 +104,13 @@ impl Registry {
             Ok(index) => index,
             Err(failure) => return refuse(&header, outbox, None, &failure),
         };
-        let arrival = Arrival { header, payload, outbox, deadline, now };
+        let arrival = Arrival {
+            header,
+            payload,
+            outbox,
+            deadline,
+            now,
+        };
         match self.entries[index].1 {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
@@ -110,28 +124,48 @@ impl Registry {
         deadline: Option<Instant>,
         now: Instant,
     ) -> Result<usize, Failure> {
-        let refuse = |reason, text: &str| Err(Failure { reason, text: text.to_owned() });
+        let refuse = |reason, text: &str| {
+            Err(Failure {
+                reason,
+                text: text.to_owned(),
+            })
+        };
         if let Codec::Unknown(number) = header.codec {
-            return refuse(Reason::Unsupported, &format!("codec {number} is unknown here"));
+            return refuse(
+                Reason::Unsupported,
+                &format!("codec {number} is unknown here"),
+            );
         }
         if header.flags.contains(Flags::COMPRESSED) {
             return refuse(Reason::Unsupported, "compressed payloads are not supported");
         }
         if header.kind != Kind::OneWay && deadline.is_none() {
-            return refuse(Reason::Malformed, "a request or confirmed message takes a deadline");
+            return refuse(
+                Reason::Malformed,
+                "a request or confirmed message takes a deadline",
+            );
         }
         let Some(index) = self.index_of(header.handler) else {
             let text = format!("no handler has the key {}", header.handler);
             return refuse(Reason::UnknownHandler, &text);
         };
         if deadline.is_some_and(|deadline| deadline <= now) {
-            return refuse(Reason::DeadlineExceeded, "the deadline passed before the handler began");
+            return refuse(
+                Reason::DeadlineExceeded,
+                "the deadline passed before the handler began",
+            );
         }
         Ok(index)
     }
 
     fn run_inline(&mut self, index: usize, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
-        let Arrival { header, payload, outbox, deadline, now } = arrival;
+        let Arrival {
+            header,
+            payload,
+            outbox,
+            deadline,
+            now,
+        } = arrival;
         let Runner::Inline(handler) = &mut self.entries[index].1 else {
             unreachable!("was just matched")
         };
@@ -144,7 +178,9 @@ impl Registry {
             wants_reply: header.kind == Kind::Request,
         };
         let mut draft = match answer_header(&header) {
-            Some(answer) => outbox.draft(&answer).expect("has room, as dispatch has seen"),
+            Some(answer) => outbox
+                .draft(&answer)
+                .expect("has room, as dispatch has seen"),
             None => outbox.scratch(),
         };
         let call = InlineCall {
@@ -177,13 +213,27 @@ impl Registry {
     }
 
     fn make_task(&mut self, index: usize, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
-        let Arrival { header, payload, outbox, deadline, .. } = arrival;
+        let Arrival {
+            header,
+            payload,
+            outbox,
+            deadline,
+            ..
+        } = arrival;
         let Runner::Spawned(handler) = &mut self.entries[index].1 else {
             unreachable!("was just matched")
         };
         if !lent.may_spawn {
             let text = "limits.spawned_max tasks run on this shard already".to_owned();
-            return refuse(&header, outbox, None, &Failure { reason: Reason::Overloaded, text });
+            return refuse(
+                &header,
+                outbox,
+                None,
+                &Failure {
+                    reason: Reason::Overloaded,
+                    text,
+                },
+            );
         }
         let cx = TaskContext {
             shard: lent.shard.clone(),
@@ -200,7 +250,11 @@ impl Registry {
         match made {
             Ok(task) => {
                 let future = Box::pin(guard(task, lent.reply_bytes_max));
-                Dispatch::Spawn(Spawning { handler: index, header, future })
+                Dispatch::Spawn(Spawning {
+                    handler: index,
+                    header,
+                    future,
+                })
             }
             Err(failure) => refuse(&header, outbox, Some(index), &failure),
         }
@@ -217,19 +271,26 @@ impl Spawning {
         match (answer_header(header), result) {
             (None, _) => Ok(()),
             (Some(answer), Ok(payload)) => {
-                let payload: &[u8] = if answer.kind == Kind::Response { payload } else { &[] };
+                let payload: &[u8] = if answer.kind == Kind::Response {
+                    payload
+                } else {
+                    &[]
+                };
                 outbox.push(&answer, payload)
             }
-            (Some(_), Err(failure)) => {
-                outbox.push(&nack_header(header, failure.reason), failure.text.as_bytes())
-            }
+            (Some(_), Err(failure)) => outbox.push(
+                &nack_header(header, failure.reason),
+                failure.text.as_bytes(),
+            ),
         }
     }
 }
 
 impl std::fmt::Debug for Spawning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Spawning").field("header", &self.header).finish_non_exhaustive()
+        f.debug_struct("Spawning")
+            .field("header", &self.header)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,13 +301,19 @@ impl Failure {
             (_, Some(text)) => text.as_str(),
             _ => "the handler panicked",
         };
-        Self { reason: Reason::HandlerPanicked, text: text.to_owned() }
+        Self {
+            reason: Reason::HandlerPanicked,
+            text: text.to_owned(),
+        }
     }
 }
 
 impl From<HandlerError> for Failure {
     fn from(error: HandlerError) -> Self {
-        Self { reason: Reason::HandlerFailed, text: error.text().to_owned() }
+        Self {
+            reason: Reason::HandlerFailed,
+            text: error.text().to_owned(),
+        }
     }
 }
 
@@ -257,23 +324,30 @@ impl From<CodecError> for Failure {
             CodecError::Untyped { .. } => Reason::Unsupported,
             _ => Reason::Malformed,
         };
-        Self { reason, text: error.to_string() }
+        Self {
+            reason,
+            text: error.to_string(),
+        }
     }
 }
 
 /// The header of what answers a message that is handled.
 fn answer_header(header: &Header) -> Option<Header> {
     match header.kind {
-        Kind::Request => {
-            Some(Header { codec: header.codec, ..Header::new(Kind::Response, header.correlation) })
-        }
+        Kind::Request => Some(Header {
+            codec: header.codec,
+            ..Header::new(Kind::Response, header.correlation)
+        }),
         Kind::Confirm => Some(Header::new(Kind::Ack, header.correlation)),
         _ => None,
     }
 }
 
 fn nack_header(header: &Header, reason: Reason) -> Header {
-    Header { reason, ..Header::new(Kind::Nack, header.correlation) }
+    Header {
+        reason,
+        ..Header::new(Kind::Nack, header.correlation)
+    }
 }
 
 fn refuse(header: &Header, outbox: &mut Outbox, ran: Option<usize>, failure: &Failure) -> Dispatch {

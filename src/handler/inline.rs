@@ -22,10 +22,12 @@ pub(super) struct InlineCall<'a> {
     pub(super) reply: PayloadWriter<'a>,
 }
 
-/// A typed inline handler: the payload is decoded as the header's codec says (JSON or postcard) and the reply encoded likewise.
+/// A typed inline handler: the payload is decoded as the header's codec says (JSON or postcard) and
+/// the reply encoded likewise.
 ///
-/// Each shard runs a clone. For a few microseconds and no await; it must not block, for nothing else happens on the shard
-/// meanwhile. `Err` becomes a nack `HandlerFailed` with its text, a panic one with `HandlerPanicked`.
+/// Each shard runs a clone. For a few microseconds and no await; it must not block, for nothing
+/// else happens on the shard meanwhile. `Err` becomes a nack `HandlerFailed` with its text, a panic
+/// one with `HandlerPanicked`.
 pub fn inline<Req, Rep, F>(name: &str, handler: F) -> Handler
 where
     Req: DeserializeOwned + 'static,
@@ -35,7 +37,8 @@ where
     inline_with(name, move |_| handler.clone())
 }
 
-/// As [`inline`], made by a factory that runs once on each shard: for state that is the shard's own.
+/// As [`inline`], made by a factory that runs once on each shard: for state that is the shard's
+/// own.
 pub fn inline_with<Req, Rep, F, M>(name: &str, make: M) -> Handler
 where
     Req: DeserializeOwned + 'static,
@@ -62,11 +65,13 @@ where
         }
     }
 
-    handler(name, move |shard| Typed(make(shard), std::marker::PhantomData))
+    handler(name, move |shard| {
+        Typed(make(shard), std::marker::PhantomData)
+    })
 }
 
-/// A raw inline handler: the payload's bytes, whatever their codec, and a writer that stands in the connection's write
-/// buffer. Else as [`inline`].
+/// A raw inline handler: the payload's bytes, whatever their codec, and a writer that stands in the
+/// connection's write buffer. Else as [`inline`].
 pub fn inline_raw<F>(name: &str, handler: F) -> Handler
 where
     F: FnMut(&[u8], &mut PayloadWriter<'_>, &mut Context<'_>) -> Result<(), HandlerError>
@@ -98,8 +103,8 @@ where
     handler(name, move |shard| Raw(make(shard)))
 }
 
-/// An inline handler that works in the buffer that its message came in, and says how many bytes from its
-/// beginning are the reply. Else as [`inline`].
+/// An inline handler that works in the buffer that its message came in, and says how many bytes
+/// from its beginning are the reply. Else as [`inline`].
 pub fn inline_in_place<F>(name: &str, handler: F) -> Handler
 where
     F: FnMut(&mut [u8], &mut Context<'_>) -> Result<usize, HandlerError>
@@ -127,7 +132,9 @@ where
             let reply_bytes = (self.0)(call.payload, cx)?;
             let reply = call.payload.get(..reply_bytes).ok_or_else(|| {
                 let room = call.payload.len();
-                HandlerError::new(format!("a reply of {reply_bytes} bytes in a buffer of {room}"))
+                HandlerError::new(format!(
+                    "a reply of {reply_bytes} bytes in a buffer of {room}"
+                ))
             })?;
             call.reply.extend_from_slice(reply);
             Ok(())

@@ -1,7 +1,8 @@
 //! What runs when a message arrives.
 //!
-//! A handler is made once per shard, so its state needs no lock. Most run *inline*: the reactor calls the function in the turn
-//! that read the message, and the reply is encoded into the connection's own write buffer.
+//! A handler is made once per shard, so its state needs no lock. Most run *inline*: the reactor
+//! calls the function in the turn that read the message, and the reply is encoded into the
+//! connection's own write buffer.
 //!
 //! ```
 //! use corelane::handler::{HandlerError, inline, inline_in_place, inline_raw, inline_with, spawned};
@@ -47,6 +48,8 @@ mod spawned;
 pub use crate::error::HandlerError;
 pub use context::{Context, ShardInfo, Sleep, TaskContext, Timers};
 pub use dispatch::{Arrival, Dispatch, Failure, Lent, Spawning};
-pub use inline::{inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with};
+pub use inline::{
+    inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with,
+};
 pub use registry::{Handler, Registry};
 pub use spawned::{spawned, spawned_raw};

@@ -16,7 +16,8 @@ const RESERVED_PREFIX: char = '_';
 /// Bytes of the longest name: what a dump's tag and a log line bear.
 const NAME_BYTES_MAX: usize = 128;
 
-/// A name, and how to make what runs for it on a shard. Made by [`inline`](super::inline()) and its like.
+/// A name, and how to make what runs for it on a shard. Made by [`inline`](super::inline()) and its
+/// like.
 #[derive(Clone)]
 pub struct Handler {
     name: Arc<str>,
@@ -34,7 +35,10 @@ impl Handler {
         name: &str,
         make: impl Fn(&ShardInfo) -> Runner + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), make: Arc::new(make) }
+        Self {
+            name: name.into(),
+            make: Arc::new(make),
+        }
     }
 
     /// Its name.
@@ -45,12 +49,14 @@ impl Handler {
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handler").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Handler")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
-/// The handlers that one shard runs, frozen at start. A handler's index is its place in the order of registration, the
-/// same on every shard.
+/// The handlers that one shard runs, frozen at start. A handler's index is its place in the order
+/// of registration, the same on every shard.
 pub struct Registry {
     by_key: FxHashMap<u64, usize>,
     pub(super) entries: Vec<(Arc<str>, Runner)>,
@@ -58,24 +64,36 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Refuses what could not be served: a name twice, two names with one key, a reserved, empty or overlong name.
+    /// Refuses what could not be served: a name twice, two names with one key, a reserved, empty or
+    /// overlong name.
     pub fn check(handlers: &[Handler]) -> Result<(), RegistryError> {
         let mut by_key: FxHashMap<u64, &str> = FxHashMap::default();
         for Handler { name, .. } in handlers {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(RegistryError::Length { name: name.to_string(), bytes_max: NAME_BYTES_MAX });
+                return Err(RegistryError::Length {
+                    name: name.to_string(),
+                    bytes_max: NAME_BYTES_MAX,
+                });
             }
             if name.starts_with(RESERVED_PREFIX) {
-                return Err(RegistryError::Reserved { name: name.to_string() });
+                return Err(RegistryError::Reserved {
+                    name: name.to_string(),
+                });
             }
             let key = HandlerKey::of(name);
             match by_key.insert(key.get(), name) {
                 Some(other) if other == &**name => {
-                    return Err(RegistryError::Twice { name: name.to_string() });
+                    return Err(RegistryError::Twice {
+                        name: name.to_string(),
+                    });
                 }
                 Some(other) => {
                     let (name, other) = (name.to_string(), other.to_owned());
-                    return Err(RegistryError::Collision { name, other, key: key.to_string() });
+                    return Err(RegistryError::Collision {
+                        name,
+                        other,
+                        key: key.to_string(),
+                    });
                 }
                 None => {}
             }
@@ -85,7 +103,9 @@ impl Registry {
 
     /// Makes every handler for this shard, on this shard.
     pub fn new(handlers: &[Handler], shard: &ShardInfo) -> Self {
-        let keys = handlers.iter().map(|handler| HandlerKey::of(&handler.name).get());
+        let keys = handlers
+            .iter()
+            .map(|handler| HandlerKey::of(&handler.name).get());
         Self {
             by_key: keys.zip(0..).collect(),
             entries: handlers
@@ -134,9 +154,15 @@ mod tests {
             Registry::check(&handlers).unwrap_err()
         };
         assert!(matches!(refused(&["a", "a"]), RegistryError::Twice { .. }));
-        assert!(matches!(refused(&["_health"]), RegistryError::Reserved { .. }));
+        assert!(matches!(
+            refused(&["_health"]),
+            RegistryError::Reserved { .. }
+        ));
         assert!(matches!(refused(&[""]), RegistryError::Length { .. }));
-        assert!(matches!(refused(&[&"x".repeat(129)]), RegistryError::Length { .. }));
+        assert!(matches!(
+            refused(&[&"x".repeat(129)]),
+            RegistryError::Length { .. }
+        ));
     }
 
     /// Two names that FNV-1a 64 maps to one key, from its published collisions.

@@ -28,8 +28,9 @@ pub(super) trait Spawned {
     ) -> Result<TaskFuture, Failure>;
 }
 
-/// A typed handler that may await, and need not be `Send`: each message runs as a local task on its shard, at most
-/// `limits.spawned_max` at once. Its payload is decoded before it is spawned. Allocates per message.
+/// A typed handler that may await, and need not be `Send`: each message runs as a local task on its
+/// shard, at most `limits.spawned_max` at once. Its payload is decoded before it is spawned.
+/// Allocates per message.
 ///
 /// `Err` becomes a nack `HandlerFailed` with its text, a panic one with `HandlerPanicked`.
 pub fn spawned<Req, Rep, F, Fut>(name: &str, handler: F) -> Handler
@@ -69,8 +70,8 @@ where
     Handler::new(name, move |shard| Runner::Spawned(Box::new(handler(shard))))
 }
 
-/// A raw handler that may await: bytes in, bytes out. The payload is copied once, out of the read buffer. Else as
-/// [`spawned`].
+/// A raw handler that may await: bytes in, bytes out. The payload is copied once, out of the read
+/// buffer. Else as [`spawned`].
 pub fn spawned_raw<F, Fut>(name: &str, handler: F) -> Handler
 where
     F: FnMut(Bytes, TaskContext) -> Fut + Clone + Send + Sync + 'static,
@@ -94,5 +95,7 @@ where
         }
     }
 
-    Handler::new(name, move |_| Runner::Spawned(Box::new(Raw(handler.clone()))))
+    Handler::new(name, move |_| {
+        Runner::Spawned(Box::new(Raw(handler.clone())))
+    })
 }

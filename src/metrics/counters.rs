@@ -22,7 +22,8 @@ pub struct Counters {
     pub nacked_by_reason: [u64; REASONS],
     /// Messages of which this end cannot say whether the handler ran.
     pub indeterminate: u64,
-    /// Messages dropped after acceptance: by a lost connection, by shedding, by a drain's deadline.
+    /// Messages dropped after acceptance: by a lost connection, by shedding, by a drain's
+    /// deadline.
     pub lost: u64,
 
     /// Tasks spawned for handlers.
@@ -48,7 +49,8 @@ pub struct Counters {
     pub not_sent: u64,
     /// One-way messages that were given to a connection.
     pub one_way_sent: u64,
-    /// One-way messages that were accepted for sending, and for which no connection came, or the drain's end first.
+    /// One-way messages that were accepted for sending, and for which no connection came, or the
+    /// drain's end first.
     pub one_way_lost: u64,
     /// Answers that were written and not sent: their connection was lost, or took no more.
     pub answers_lost: u64,

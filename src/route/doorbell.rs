@@ -1,4 +1,5 @@
-//! Waking a parked reader, without a system call or a locked instruction per message while it is awake.
+//! Waking a parked reader, without a system call or a locked instruction per message while it is
+//! awake.
 
 use std::task::Waker;
 
@@ -13,11 +14,13 @@ use {
     loom::sync::atomic::{AtomicBool, Ordering, fence},
 };
 
-/// Rung by writers after they have published something; answered by one reader that is about to park.
+/// Rung by writers after they have published something; answered by one reader that is about to
+/// park.
 ///
-/// The two sides must not miss each other: a writer publishes and then looks whether the reader is parked, the reader says that
-/// it is parked and then looks whether something is published. Release and acquire allow both to see the old value;
-/// a sequentially consistent fence between the two steps, on both sides, does not.
+/// The two sides must not miss each other: a writer publishes and then looks whether the reader is
+/// parked, the reader says that it is parked and then looks whether something is published. Release
+/// and acquire allow both to see the old value; a sequentially consistent fence between the two
+/// steps, on both sides, does not.
 pub struct Doorbell {
     parked: AtomicBool,
     waker: AtomicWaker,
@@ -25,13 +28,17 @@ pub struct Doorbell {
 
 impl Default for Doorbell {
     fn default() -> Self {
-        Self { parked: AtomicBool::new(false), waker: AtomicWaker::new() }
+        Self {
+            parked: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
     }
 }
 
 impl Doorbell {
-    /// Wakes the reader if it is parked. To be called after publishing. Never blocks; makes a system call only if the
-    /// reader was parked, and then only one of the writers does. Says whether it woke.
+    /// Wakes the reader if it is parked. To be called after publishing. Never blocks; makes a
+    /// system call only if the reader was parked, and then only one of the writers does. Says
+    /// whether it woke.
     pub fn ring(&self) -> bool {
         fence(Ordering::SeqCst);
         if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel) {
@@ -41,8 +48,8 @@ impl Doorbell {
         false
     }
 
-    /// The reader means to park: from now on a writer wakes it. It must look once more whether something is
-    /// published before it does park, and call [`leave`](Self::leave) if so.
+    /// The reader means to park: from now on a writer wakes it. It must look once more whether
+    /// something is published before it does park, and call [`leave`](Self::leave) if so.
     pub fn prepare_to_park(&self, waker: &Waker) {
         self.register(waker);
         self.parked.store(true, Ordering::Relaxed);
@@ -76,7 +83,8 @@ impl std::fmt::Debug for Doorbell {
     }
 }
 
-/// Every interleaving of one parking reader and two writers: `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`.
+/// Every interleaving of one parking reader and two writers: `RUSTFLAGS="--cfg loom" cargo test
+/// --release --lib loom_`.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use std::future::poll_fn;

@@ -7,7 +7,13 @@ use super::Doorbell;
 /// A bounded queue from any thread to one shard. Several inboxes of a shard share its doorbell.
 pub fn inbox<T>(capacity: usize, doorbell: &Arc<Doorbell>) -> (Port<T>, Inbox<T>) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
-    (Port { sender, doorbell: doorbell.clone() }, Inbox { receiver })
+    (
+        Port {
+            sender,
+            doorbell: doorbell.clone(),
+        },
+        Inbox { receiver },
+    )
 }
 
 /// The writing end of an inbox: cheap to clone, usable from any thread.
@@ -17,8 +23,8 @@ pub struct Port<T> {
 }
 
 impl<T> Port<T> {
-    /// Puts an item into the shard's inbox and wakes the shard if it is parked. Never blocks: an item that has no
-    /// room, or no shard, comes back.
+    /// Puts an item into the shard's inbox and wakes the shard if it is parked. Never blocks: an
+    /// item that has no room, or no shard, comes back.
     pub fn try_send(&self, item: T) -> Result<(), Refused<T>> {
         self.sender.try_send(item).map_err(|error| match error {
             TrySendError::Full(item) => Refused::Full(item),
@@ -38,13 +44,18 @@ impl<T> Port<T> {
 
 impl<T> Clone for Port<T> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), doorbell: self.doorbell.clone() }
+        Self {
+            sender: self.sender.clone(),
+            doorbell: self.doorbell.clone(),
+        }
     }
 }
 
 impl<T> fmt::Debug for Port<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Port").field("queued", &self.sender.len()).finish_non_exhaustive()
+        f.debug_struct("Port")
+            .field("queued", &self.sender.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,10 +82,13 @@ impl<T> Inbox<T> {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()
-    }}
+    }
+}
 
 impl<T> fmt::Debug for Inbox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox").field("queued", &self.receiver.len()).finish_non_exhaustive()
+        f.debug_struct("Inbox")
+            .field("queued", &self.receiver.len())
+            .finish_non_exhaustive()
     }
 }

@@ -49,14 +49,17 @@ impl Collector {
         }
     }
 
-    /// Has every shard hand out what it recorded, and returns all since the start. Shards that are gone are left as they
-    /// last were.
+    /// Has every shard hand out what it recorded, and returns all since the start. Shards that are
+    /// gone are left as they last were.
     pub(super) fn measure(&mut self) -> &Snapshot {
         let (reply, replies) = crossbeam_channel::unbounded();
         for (shard, blank) in self.shards.iter().zip(&mut self.blanks) {
             // A shard that still owes its last interval gets new storage: it hands out both.
-            let blank = blank.take().unwrap_or_else(|| Blank::new(self.handlers));
-            let _ = shard.try_send(Command::Measure { blank, reply: reply.clone() });
+            let blank = Box::new(blank.take().unwrap_or_else(|| Blank::new(self.handlers)));
+            let _ = shard.try_send(Command::Measure {
+                blank,
+                reply: reply.clone(),
+            });
         }
         drop(reply);
         let deadline = Instant::now() + PATIENCE;
@@ -74,7 +77,9 @@ impl Collector {
 
     /// Writes what is known of since the last dump.
     pub(super) fn dump_rest(&mut self) -> Result<(), DumpError> {
-        let Some(dump) = &mut self.dump else { return Ok(()) };
+        let Some(dump) = &mut self.dump else {
+            return Ok(());
+        };
         let now = SystemTime::now();
         dump.write(&self.undumped, self.dumped_until, now)?;
         self.undumped.clear_histograms();

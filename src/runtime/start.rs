@@ -68,15 +68,22 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
         None => None,
     };
     let clock = Clock::new();
-    let engine = EngineContext::new(&settings).map_err(|cause| StartError::Engine { shard: 0, cause })?;
+    let engine =
+        EngineContext::new(&settings).map_err(|cause| StartError::Engine { shard: 0, cause })?;
     let handlers: Arc<[Handler]> = handlers.into();
     let (ports, inboxes) = make_inboxes(&settings, plan.shards.len());
     let client = make_client(&settings, &ports, &clock);
 
     let (listening, listens) = crossbeam_channel::unbounded();
     let (mut shards, mut go) = (Vec::new(), Vec::new());
-    for (((place, listen), inboxes), ports) in plan.shards.iter().zip(listen).zip(inboxes).zip(ports) {
-        let info = ShardInfo { shard: place.shard, cpu: place.cpu, numa_node: place.numa_node };
+    for (((place, listen), inboxes), ports) in
+        plan.shards.iter().zip(listen).zip(inboxes).zip(ports)
+    {
+        let info = ShardInfo {
+            shard: place.shard,
+            cpu: place.cpu,
+            numa_node: place.numa_node,
+        };
         let (say, hello) = crossbeam_channel::bounded(1);
         go.push(say);
         let seed = Seed {
@@ -103,7 +110,12 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
                 return Err(error);
             }
         };
-        shards.push(RunningShard { info, endpoints: Vec::new(), commands: ports.commands, thread });
+        shards.push(RunningShard {
+            info,
+            endpoints: Vec::new(),
+            commands: ports.commands,
+            thread,
+        });
     }
     drop(listening);
     if let Err(error) = await_listening(&mut shards, &listens) {
@@ -115,7 +127,10 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     for say in go {
         let _ = say.send(hello.clone());
     }
-    let names: Arc<[String]> = handlers.iter().map(|handler| handler.name().to_owned()).collect();
+    let names: Arc<[String]> = handlers
+        .iter()
+        .map(|handler| handler.name().to_owned())
+        .collect();
     let commands = shards.iter().map(|shard| shard.commands.clone()).collect();
     let has_dump = dump.is_some();
     let collector = Arc::new(Mutex::new(Collector::new(names, commands, dump)));
@@ -155,9 +170,23 @@ fn make_inboxes(settings: &Settings, shards: usize) -> (Vec<Ports>, Vec<Inboxes>
         let (to_connect, connects) = inbox(capacity, &doorbell);
         let (to_submit, submissions) = inbox(capacity, &doorbell);
         let (to_command, commands) = inbox(COMMANDS_MAX, &doorbell);
-        let client = ShardPort { connects: to_connect, submissions: to_submit };
-        let ports = Ports { client, commands: to_command };
-        (ports, Inboxes { connects, submissions, commands, doorbell })
+        let client = ShardPort {
+            connects: to_connect,
+            submissions: to_submit,
+        };
+        let ports = Ports {
+            client,
+            commands: to_command,
+        };
+        (
+            ports,
+            Inboxes {
+                connects,
+                submissions,
+                commands,
+                doorbell,
+            },
+        )
     });
     pairs.unzip()
 }
@@ -207,7 +236,9 @@ fn engine_options(settings: &Settings) -> EngineOptions {
 impl EngineContext {
     fn new(settings: &Settings) -> Result<Self, EngineError> {
         let config::Engine::Libzmq(libzmq) = settings.engine();
-        Ok(Self::Libzmq(crate::engine::libzmq::Context::new(libzmq.io_threads)?))
+        Ok(Self::Libzmq(crate::engine::libzmq::Context::new(
+            libzmq.io_threads,
+        )?))
     }
 }
 
@@ -224,14 +255,20 @@ fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<
             drop(context);
             run_shard(seed, engine).await;
         })
-        .map_err(|error| StartError::Shard { shard: number, why: error.to_string() })
+        .map_err(|error| StartError::Shard {
+            shard: number,
+            why: error.to_string(),
+        })
 }
 
 /// The life of a shard's thread: listen, wait until all do, run.
 async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
     let listening = engine.and_then(|mut engine| {
-        let endpoints: Result<Vec<Endpoint>, EngineError> =
-            seed.listen.iter().map(|endpoint| engine.listen(endpoint)).collect();
+        let endpoints: Result<Vec<Endpoint>, EngineError> = seed
+            .listen
+            .iter()
+            .map(|endpoint| engine.listen(endpoint))
+            .collect();
         endpoints.map(|endpoints| (engine, endpoints))
     });
     let (engine, endpoints) = match listening {
@@ -280,12 +317,20 @@ fn await_listening(
 fn first_failure(shards: &mut [RunningShard]) -> StartError {
     for shard in shards {
         let is_silent = shard.endpoints.is_empty();
-        let Some(thread) = shard.thread.take_if(|_| is_silent) else { continue };
+        let Some(thread) = shard.thread.take_if(|_| is_silent) else {
+            continue;
+        };
         if let Err(error) = thread.join() {
-            return StartError::Shard { shard: shard.info.shard, why: error.to_string() };
+            return StartError::Shard {
+                shard: shard.info.shard,
+                why: error.to_string(),
+            };
         }
     }
-    StartError::Shard { shard: 0, why: "its thread ended".to_owned() }
+    StartError::Shard {
+        shard: 0,
+        why: "its thread ended".to_owned(),
+    }
 }
 
 fn join(shards: Vec<RunningShard>) {
@@ -299,9 +344,15 @@ fn describe(shards: &[RunningShard], handlers: &[Handler]) -> Hello {
     let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Hello {
         host: host.trim().to_owned(),
-        endpoints: shards.iter().flat_map(|shard| shard.endpoints.iter().cloned()).collect(),
+        endpoints: shards
+            .iter()
+            .flat_map(|shard| shard.endpoints.iter().cloned())
+            .collect(),
         shards: shards.len(),
-        handlers: handlers.iter().map(|handler| HandlerEntry::local(handler.name())).collect(),
+        handlers: handlers
+            .iter()
+            .map(|handler| HandlerEntry::local(handler.name()))
+            .collect(),
         ..Hello::of_instance(Uuid::new_v4())
     }
 }
@@ -320,8 +371,14 @@ fn spawn_dumper(
         .spawn(move || {
             keep_to(&helper_cpus);
             // Ends when the other end is dropped.
-            while stopped.recv_timeout(interval).is_err_and(|error| error.is_timeout()) {
-                let dumped = collector.lock().unwrap_or_else(|error| error.into_inner()).dump();
+            while stopped
+                .recv_timeout(interval)
+                .is_err_and(|error| error.is_timeout())
+            {
+                let dumped = collector
+                    .lock()
+                    .unwrap_or_else(|error| error.into_inner())
+                    .dump();
                 if let Err(error) = dumped {
                     tracing::error!(%error, "a dump is not written");
                 }

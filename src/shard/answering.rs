@@ -20,7 +20,12 @@ const INTRODUCED_MAX: usize = 16_384;
 impl Core {
     /// A message of two frames has arrived.
     pub(super) fn on_message(&mut self, now: Instant, incoming: Incoming<'_>) {
-        let Incoming { connection, header, payload, outbox } = incoming;
+        let Incoming {
+            connection,
+            header,
+            payload,
+            outbox,
+        } = incoming;
         let header = match Header::decode(header) {
             Ok(header) => header,
             Err(error) => {
@@ -58,10 +63,18 @@ impl Core {
     ) {
         self.recorder.counters.accepted += 1;
         if !matches!(self.phase, Phase::Running) {
-            return self.refuse(outbox, &header, Reason::Draining, "this process is stopping");
+            return self.refuse(
+                outbox,
+                &header,
+                Reason::Draining,
+                "this process is stopping",
+            );
         }
         if payload.len() > self.options.message_bytes_max {
-            let text = format!("limits.message_bytes_max is {}", self.options.message_bytes_max);
+            let text = format!(
+                "limits.message_bytes_max is {}",
+                self.options.message_bytes_max
+            );
             return self.refuse(outbox, &header, Reason::TooLarge, &text);
         }
         let read = self.clock.now().max(turn_began);
@@ -76,7 +89,13 @@ impl Core {
             may_spawn: self.tasks.has_room(),
             reply_bytes_max: self.options.message_bytes_max,
         };
-        let arrival = Arrival { header, payload, outbox, deadline, now: read };
+        let arrival = Arrival {
+            header,
+            payload,
+            outbox,
+            deadline,
+            now: read,
+        };
         match self.registry.dispatch(arrival, lent) {
             Dispatch::Handled(handler) => {
                 self.recorder.counters.handled += 1;
@@ -115,8 +134,8 @@ impl Core {
         }
     }
 
-    /// Names a handler that outran its budget; again only when it has doubled its longest run, so that a slow one does not
-    /// flood the log.
+    /// Names a handler that outran its budget; again only when it has doubled its longest run, so
+    /// that a slow one does not flood the log.
     #[cold]
     fn log_overrun(&mut self, handler: usize, ran_ns: u64) {
         if ran_ns >= self.logged_ns[handler].saturating_mul(2) {
@@ -162,7 +181,12 @@ impl Core {
                 }
             }
             Err(error) => {
-                nack(outbox, header.correlation, Reason::Malformed, &error.to_string());
+                nack(
+                    outbox,
+                    header.correlation,
+                    Reason::Malformed,
+                    &error.to_string(),
+                );
             }
         }
     }
@@ -174,7 +198,9 @@ impl<E: Engine> Shard<E> {
         let Self { engine, core } = self;
         let mut count = 0;
         for _ in 0..core.tasks.finished_len() {
-            let Some(task) = core.tasks.pop_finished() else { break };
+            let Some(task) = core.tasks.pop_finished() else {
+                break;
+            };
             count += 1;
             let outbox = engine.outbox(task.connection);
             if let Some(unanswered) = core.answer_task(now, task, outbox) {
@@ -217,6 +243,9 @@ impl Core {
 
 /// Writes a nack; false if there is no room.
 fn nack(outbox: &mut Outbox, correlation: u64, reason: Reason, text: &str) -> bool {
-    let header = Header { reason, ..Header::new(Kind::Nack, correlation) };
+    let header = Header {
+        reason,
+        ..Header::new(Kind::Nack, correlation)
+    };
     outbox.push(&header, text.as_bytes()).is_ok()
 }

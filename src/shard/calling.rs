@@ -16,7 +16,9 @@ impl<E: Engine> Shard<E> {
         let mut count = 0;
         while count < self.core.options.turn_messages_max {
             let local = self.core.local_queue.pop();
-            let Some(submission) = local.or_else(|| self.core.submissions.pop()) else { break };
+            let Some(submission) = local.or_else(|| self.core.submissions.pop()) else {
+                break;
+            };
             count += 1;
             match submission {
                 Submission::Message(message) => self.submit(now, message),
@@ -43,7 +45,14 @@ impl<E: Engine> Shard<E> {
         count
     }
 
-    fn connect(&mut self, Connect { peer, endpoint, shared }: Connect) {
+    fn connect(
+        &mut self,
+        Connect {
+            peer,
+            endpoint,
+            shared,
+        }: Connect,
+    ) {
         self.core.caller.open(peer, shared.clone());
         match self.engine.connect(&endpoint) {
             Ok(connection) => self.core.peers.insert(peer, connection, shared),
@@ -73,36 +82,47 @@ impl<E: Engine> Shard<E> {
         core.caller.refuse(message, refused);
     }
 
-    /// Says hello on connections that have just come up, before anything else, and sends what waited for them.
+    /// Says hello on connections that have just come up, before anything else, and sends what
+    /// waited for them.
     pub(super) fn greet(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let count = core.came_up.len();
         for connection in core.came_up.drain(..) {
-            let Some((id, peer)) = core.peers.at(connection) else { continue };
-            let Some(outbox) = engine.outbox(connection) else { continue };
+            let Some((id, peer)) = core.peers.at(connection) else {
+                continue;
+            };
+            let Some(outbox) = engine.outbox(connection) else {
+                continue;
+            };
             peer.is_up = true;
             peer.is_draining = false;
             peer.epoch += 1;
-            outbox.push(&Header::new(Kind::Hello, 0), &core.hello).expect("is empty");
+            outbox
+                .push(&Header::new(Kind::Hello, 0), &core.hello)
+                .expect("is empty");
             core.caller.pump(now, id, outbox);
             core.sending.insert(id);
         }
         count
     }
 
-    /// Enters what the engine has taken, and writes what waited for room. True if anything was written.
+    /// Enters what the engine has taken, and writes what waited for room. True if anything was
+    /// written.
     pub(super) fn settle_sent(&mut self, now: Instant) -> bool {
         let Self { engine, core } = self;
         let mut has_written = false;
         core.sending.retain(|&id| {
-            let Some(peer) = core.peers.get_mut(id) else { return false };
+            let Some(peer) = core.peers.get_mut(id) else {
+                return false;
+            };
             if let Some(taken) = engine.taken(peer.connection) {
                 core.caller.taken(id, taken);
             }
-            if peer.is_up && core.caller.has_waiting(id) {
-                if let Some(outbox) = engine.outbox(peer.connection) {
-                    has_written |= core.caller.pump(now, id, outbox);
-                }
+            if peer.is_up
+                && core.caller.has_waiting(id)
+                && let Some(outbox) = engine.outbox(peer.connection)
+            {
+                has_written |= core.caller.pump(now, id, outbox);
             }
             core.caller.has_boxed(id) || core.caller.has_waiting(id)
         });
@@ -125,7 +145,9 @@ impl Core {
     }
 
     pub(super) fn on_welcome(&mut self, connection: ConnectionId, payload: &mut [u8]) {
-        let Some((id, peer)) = self.peers.at(connection) else { return };
+        let Some((id, peer)) = self.peers.at(connection) else {
+            return;
+        };
         match Hello::decode(payload) {
             Ok(hello) => peer.identity = Some(hello),
             Err(error) => tracing::warn!(peer = %id, %error, "cannot read the peer's welcome"),

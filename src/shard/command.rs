@@ -17,10 +17,11 @@ pub type Guest = Box<dyn FnOnce(TaskContext) -> LocalFuture + Send>;
 
 /// From the runtime to one shard.
 pub enum Command {
-    /// Hand out what was recorded since the last time, at the turn's boundary, and go on in this storage.
+    /// Hand out what was recorded since the last time, at the turn's boundary, and go on in this
+    /// storage.
     Measure {
         /// Emptied storage.
-        blank: Blank,
+        blank: Box<Blank>,
         /// Takes what was recorded, and the names of handlers that peers have told of.
         reply: crossbeam_channel::Sender<(usize, Interval, Vec<String>)>,
     },

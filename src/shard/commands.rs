@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use quanta::Instant;
 
-use super::{Command, Core, Draining, Drained, Phase, Shard};
+use super::{Command, Core, Drained, Draining, Phase, Shard};
 use crate::{
     engine::Engine,
     metrics::Blank,
@@ -22,7 +22,7 @@ impl<E: Engine> Shard<E> {
             match command {
                 Command::Measure { blank, reply } => {
                     self.core.recorder.counters.spawned_now = self.core.tasks.live() as u64;
-                    let interval = self.core.recorder.take(blank);
+                    let interval = self.core.recorder.take(*blank);
                     let _ = reply.send((self.core.info.shard, interval, self.core.called_names()));
                 }
                 Command::Run(guest) => {
@@ -64,7 +64,9 @@ impl<E: Engine> Shard<E> {
     /// Ends the shard once all is answered and sent, or the drain's time is over.
     pub(super) fn step_drain(&mut self, now: Instant) {
         let Self { engine, core } = self;
-        let Phase::Draining(draining) = &mut core.phase else { return };
+        let Phase::Draining(draining) = &mut core.phase else {
+            return;
+        };
         let is_done = core.tasks.live() == 0 && core.caller.is_idle() && engine.is_flushed();
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;

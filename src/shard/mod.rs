@@ -1,7 +1,9 @@
-//! A shard: the software unit that one pinned CPU runs, and the only place where an engine meets a handler.
+//! A shard: the software unit that one pinned CPU runs, and the only place where an engine meets a
+//! handler.
 //!
-//! Its reactor is [`Shard::turn`], a plain function of the time: it reads like a table of contents of what a shard does. In
-//! production [`run`] calls it from one glommio task; a test calls it with a virtual clock.
+//! Its reactor is [`Shard::turn`], a plain function of the time: it reads like a table of contents
+//! of what a shard does. In production [`run`] calls it from one glommio task; a test calls it with
+//! a virtual clock.
 
 mod answering;
 mod calling;
@@ -16,13 +18,13 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 use quanta::{Clock, Instant};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::tasks::Tasks;
 pub use self::{
     command::{Command, Drained, Guest, LocalFuture},
     park::{is_possible, run, spawner},
     tasks::Spawner,
     turn::Turn,
 };
-use self::tasks::Tasks;
 use crate::{
     client::{Caller, Client, Connect, LocalClient, LocalQueue, Submission},
     engine::{ConnectionId, Engine},
@@ -134,8 +136,22 @@ struct Draining {
 impl<E: Engine> Shard<E> {
     /// A shard that says this of itself. Its engine listens already.
     pub fn new(engine: E, hello: &Hello, parts: Parts) -> Self {
-        let Parts { info, options, clock, registry, doorbell, client, spawner, .. } = parts;
-        let Parts { connects, submissions, commands, .. } = parts;
+        let Parts {
+            info,
+            options,
+            clock,
+            registry,
+            doorbell,
+            client,
+            spawner,
+            ..
+        } = parts;
+        let Parts {
+            connects,
+            submissions,
+            commands,
+            ..
+        } = parts;
         let names: Arc<[String]> = registry.names().map(String::from).collect();
         let local_queue = Rc::new(LocalQueue::new(options.inbox_capacity));
         let local_client = LocalClient::new(info.shard, local_queue.clone(), client);

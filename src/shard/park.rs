@@ -1,8 +1,9 @@
 //! The loop around the reactor: spin, yield, park.
 //!
-//! glommio 0.9 has no way to await an arbitrary descriptor. But a stream made from one arms a readiness poll as it is
-//! made, and reading it once returns when the descriptor is readable; the read itself then fails, which is ignored. So
-//! a duplicate of the engine's epoll descriptor, dressed as a stream, wakes a parked shard.
+//! glommio 0.9 has no way to await an arbitrary descriptor. But a stream made from one arms a
+//! readiness poll as it is made, and reading it once returns when the descriptor is readable; the
+//! read itself then fails, which is ignored. So a duplicate of the engine's epoll descriptor,
+//! dressed as a stream, wakes a parked shard.
 #![allow(unsafe_code)]
 
 use std::{
@@ -24,19 +25,26 @@ use crate::{config::Idle, engine::Engine, error::StartError};
 /// glommio refuses to start below this.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
-/// While tasks live, glommio's own loop, which moves their timers and their I/O, runs at least this often.
+/// While tasks live, glommio's own loop, which moves their timers and their I/O, runs at least this
+/// often.
 const EXECUTOR_INTERVAL: Duration = Duration::from_micros(50);
 
-/// Looks whether this process may have what glommio would panic or exit without. Leaves nothing behind.
+/// Looks whether this process may have what glommio would panic or exit without. Leaves nothing
+/// behind.
 pub fn is_possible() -> Result<(), StartError> {
     let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     if let Some(bytes) = memlock.filter(|&bytes| bytes < MEMLOCK_BYTES_MIN) {
-        return Err(StartError::Memlock { bytes, bytes_min: MEMLOCK_BYTES_MIN });
+        return Err(StartError::Memlock {
+            bytes,
+            bytes_min: MEMLOCK_BYTES_MIN,
+        });
     }
     let refused = |error: std::io::Error| StartError::IoUring(error.into());
     let ring = io_uring::IoUring::new(2).map_err(refused)?;
     let mut probe = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(refused)?;
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(refused)?;
     let needed = [
         io_uring::opcode::PollAdd::CODE,
         io_uring::opcode::Timeout::CODE,
@@ -113,7 +121,12 @@ struct Parking {
 
 impl Parking {
     /// Sleeps until something arrives, a writer rings, a task finishes or the time comes.
-    async fn park<E: Engine>(&mut self, shard: &mut Shard<E>, now: Instant, until: Option<Instant>) {
+    async fn park<E: Engine>(
+        &mut self,
+        shard: &mut Shard<E>,
+        now: Instant,
+        until: Option<Instant>,
+    ) {
         self.arm(shard);
         let remaining = until.map(|until| until.saturating_duration_since(now));
         let mut timer = pin!(async {
@@ -128,7 +141,11 @@ impl Parking {
             shard.core.tasks.register(cx.waker());
             let has_work =
                 !shard.may_park() || self.is_readable(cx) || timer.as_mut().poll(cx).is_ready();
-            if has_work { Poll::Ready(()) } else { Poll::Pending }
+            if has_work {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         shard.core.doorbell.leave();
@@ -138,21 +155,26 @@ impl Parking {
         if self.readiness.is_some() {
             return;
         }
-        let Some(descriptor) = shard.engine.descriptor() else { return };
+        let Some(descriptor) = shard.engine.descriptor() else {
+            return;
+        };
         match descriptor.try_clone_to_owned() {
             Ok(duplicate) => {
-                // SAFETY: the descriptor is open and ours alone: it was just duplicated, and ownership passes to the
-                // stream.
+                // SAFETY: the descriptor is open and ours alone: it was just duplicated, and
+                // ownership passes to the stream.
                 let stream = unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) };
                 self.readiness = Some(stream);
             }
-            // Out of descriptors: the shard wakes by its timers and its doorbell until there is one.
+            // Out of descriptors: the shard wakes by its timers and its doorbell until there is
+            // one.
             Err(error) => tracing::error!(%error, "cannot wait for messages; raise `ulimit -n`"),
         }
     }
 
     fn is_readable(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(stream) = &mut self.readiness else { return false };
+        let Some(stream) = &mut self.readiness else {
+            return false;
+        };
         let is_ready = Pin::new(stream).poll_read(cx, &mut [0]).is_ready();
         if is_ready {
             self.readiness = None;

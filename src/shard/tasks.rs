@@ -47,7 +47,13 @@ struct Finished {
 impl Tasks {
     pub(super) fn new(spawner: Spawner, handlers_max: usize) -> Self {
         let (guests, finished) = Default::default();
-        Self { spawner, handlers: 0, handlers_max, guests, finished }
+        Self {
+            spawner,
+            handlers: 0,
+            handlers_max,
+            guests,
+            finished,
+        }
     }
 
     /// Whether another handler may be spawned.
@@ -68,10 +74,20 @@ impl Tasks {
     pub(super) fn spawn(&mut self, connection: ConnectionId, read: Instant, spawning: Spawning) {
         self.handlers += 1;
         let finished = self.finished.clone();
-        let Spawning { handler, header, future } = spawning;
+        let Spawning {
+            handler,
+            header,
+            future,
+        } = spawning;
         (self.spawner)(Box::pin(async move {
             let result = future.await;
-            let task = FinishedTask { connection, header, handler, read, result };
+            let task = FinishedTask {
+                connection,
+                header,
+                handler,
+                read,
+                result,
+            };
             finished.tasks.borrow_mut().push_back(task);
             finished.wake_reactor();
         }));

@@ -40,8 +40,8 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// The last look before parking: whether only the engine's descriptor, the doorbell, a task or a timer can
-    /// bring work.
+    /// The last look before parking: whether only the engine's descriptor, the doorbell, a task or
+    /// a timer can bring work.
     pub fn may_park(&mut self) -> bool {
         let core = &self.core;
         let is_quiet = core.connects.is_empty()
@@ -100,13 +100,19 @@ impl Core {
                 let what = crate::error::Malformation::Frames(frames);
                 self.strike(connection, what);
             }
-            Event::Down { connection, taken, unsent } => self.on_down(connection, taken, unsent),
+            Event::Down {
+                connection,
+                taken,
+                unsent,
+            } => self.on_down(connection, taken, unsent),
         }
     }
 
     /// Counts how this shard's own messages have ended.
     pub(super) fn record_settled(&mut self) {
-        let Self { caller, recorder, .. } = self;
+        let Self {
+            caller, recorder, ..
+        } = self;
         for settled in caller.drain_settled() {
             let counters = &mut recorder.counters;
             match settled.end {
@@ -124,7 +130,8 @@ impl Core {
         }
     }
 
-    /// Records, once the turn's replies are written out, how long each took from the read of its message.
+    /// Records, once the turn's replies are written out, how long each took from the read of its
+    /// message.
     fn record_replies(&mut self) {
         if self.replied.is_empty() {
             return;

@@ -6,8 +6,8 @@ use crate::error::HelloError;
 
 /// What a process says of itself: the payload of `hello` and of `welcome`.
 ///
-/// It is JSON, so that people can read it and it can grow: members that this version does not know are ignored,
-/// and those that a peer leaves out are empty. Only `instance` must be there.
+/// It is JSON, so that people can read it and it can grow: members that this version does not know
+/// are ignored, and those that a peer leaves out are empty. Only `instance` must be there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The running process; new with each start.
@@ -55,8 +55,8 @@ impl Hello {
         simd_json::serde::to_vec(self).expect("strings, numbers and lists are JSON")
     }
 
-    /// Reads a payload, in place: the bytes are scrambled afterwards. Allocates. Nesting deeper than simd-json's
-    /// limit (1,024) is an error and no stack overflow.
+    /// Reads a payload, in place: the bytes are scrambled afterwards. Allocates. Nesting deeper
+    /// than simd-json's limit (1,024) is an error and no stack overflow.
     pub fn decode(payload: &mut [u8]) -> Result<Self, HelloError> {
         simd_json::serde::from_slice(payload).map_err(|error| HelloError(error.to_string()))
     }
@@ -107,14 +107,29 @@ mod tests {
         let mut text =
             br#"{"instance":"550e8400-e29b-41d4-a716-446655440000","mood":{"good":[1]}}"#.to_vec();
         let hello = Hello::decode(&mut text).unwrap();
-        assert_eq!((hello.shards, hello.handlers.len(), hello.host.as_str()), (0, 0, ""));
+        assert_eq!(
+            (hello.shards, hello.handlers.len(), hello.host.as_str()),
+            (0, 0, "")
+        );
     }
 
     #[test]
     fn bad_hellos_are_errors() {
         let deep = format!(r#"{{"instance":{}"#, "[".repeat(100_000));
-        for text in ["", "{}", "[]", r#"{"instance":7}"#, r#"{"instance":"x"}"#, "\u{0}", &deep] {
-            assert!(Hello::decode(&mut text.as_bytes().to_vec()).is_err(), "{:.40}", text);
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"instance":7}"#,
+            r#"{"instance":"x"}"#,
+            "\u{0}",
+            &deep,
+        ] {
+            assert!(
+                Hello::decode(&mut text.as_bytes().to_vec()).is_err(),
+                "{:.40}",
+                text
+            );
         }
     }
 }

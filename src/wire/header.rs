@@ -23,7 +23,8 @@ pub struct Header {
     pub flags: Flags,
     /// In a `nack` why, else [`Reason::None`].
     pub reason: Reason,
-    /// Ties an answer to its message; chosen by the sender, unique per connection while unanswered.
+    /// Ties an answer to its message; chosen by the sender, unique per connection while
+    /// unanswered.
     pub correlation: u64,
     /// The handler that is named; in answers 0.
     pub handler: HandlerKey,
@@ -36,7 +37,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// A header of this kind and correlation, all else zero: no handler, no deadline, a raw payload.
+    /// A header of this kind and correlation, all else zero: no handler, no deadline, a raw
+    /// payload.
     pub const fn new(kind: Kind, correlation: u64) -> Self {
         Self {
             kind,
@@ -68,14 +70,18 @@ impl Header {
         bytes
     }
 
-    /// Reads a header frame. Unknown codecs, flags and reasons are kept as they are; what a receiver cannot
-    /// read at all is an error, which carries the correlation where one could be read.
+    /// Reads a header frame. Unknown codecs, flags and reasons are kept as they are; what a
+    /// receiver cannot read at all is an error, which carries the correlation where one could
+    /// be read.
     pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
         let Some(bytes) = frame.first_chunk::<HEADER_BYTES>() else {
             return Err(too_short(frame));
         };
         let correlation = u64_at(bytes, 8);
-        let refuse = |what| DecodeError { what, correlation: Some(correlation) };
+        let refuse = |what| DecodeError {
+            what,
+            correlation: Some(correlation),
+        };
         if bytes[0..2] != MAGIC {
             return Err(wrong_magic(bytes[0]));
         }
@@ -116,7 +122,10 @@ fn wrong_magic(first: u8) -> DecodeError {
         VERSION_1_FIRST_BYTE => Malformation::Version1,
         _ => Malformation::Magic,
     };
-    DecodeError { what, correlation: None }
+    DecodeError {
+        what,
+        correlation: None,
+    }
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -141,7 +150,8 @@ pub enum Kind {
     Ack = 4,
     /// The reply to a `Request`, in its codec.
     Response = 5,
-    /// A message was refused or its handler failed; the reason says which, the payload says it to people.
+    /// A message was refused or its handler failed; the reason says which, the payload says it to
+    /// people.
     Nack = 6,
     /// First on a connection: who I am.
     Hello = 7,
@@ -287,13 +297,19 @@ impl Reason {
     pub fn to_u16(self) -> u16 {
         match self {
             Reason::Unknown(number) => number,
-            known => Self::KNOWN.iter().position(|&reason| reason == known).expect("is in the table") as u16,
+            known => Self::KNOWN
+                .iter()
+                .position(|&reason| reason == known)
+                .expect("is in the table") as u16,
         }
     }
 
     /// The reason with this number.
     pub fn from_u16(number: u16) -> Self {
-        Self::KNOWN.get(usize::from(number)).copied().unwrap_or(Reason::Unknown(number))
+        Self::KNOWN
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or(Reason::Unknown(number))
     }
 }
 
@@ -345,7 +361,10 @@ mod tests {
         for length in 0..HEADER_BYTES {
             let error = Header::decode(&bytes[..length]).unwrap_err();
             assert_eq!(error.what, Malformation::Short { bytes: length });
-            assert_eq!(error.correlation, (length >= 16).then_some(sample().correlation));
+            assert_eq!(
+                error.correlation,
+                (length >= 16).then_some(sample().correlation)
+            );
         }
     }
 

@@ -2,7 +2,8 @@ use std::fmt;
 
 /// What stands for a handler's name on the wire: FNV-1a 64 of its UTF-8 bytes.
 ///
-/// Two names with one key cannot be served by one process; the registry refuses the second at start.
+/// Two names with one key cannot be served by one process; the registry refuses the second at
+/// start.
 ///
 /// ```
 /// use corelane::wire::HandlerKey;

@@ -1,10 +1,11 @@
 //! The bytes of the active message, version 2, without any I/O.
 //!
-//! A message is one ZMTP multipart of exactly two frames: a [`Header`] of 40 bytes and a payload. What a peer
-//! says of itself on a new connection is a [`Hello`], in JSON. Messages on their way out stand in an [`Outbox`], already
-//! framed, until the engine takes them.
+//! A message is one ZMTP multipart of exactly two frames: a [`Header`] of 40 bytes and a payload.
+//! What a peer says of itself on a new connection is a [`Hello`], in JSON. Messages on their way
+//! out stand in an [`Outbox`], already framed, until the engine takes them.
 //!
-//! Nothing here blocks, reads a clock or owns a socket; decoding allocates nothing, except for `Hello`.
+//! Nothing here blocks, reads a clock or owns a socket; decoding allocates nothing, except for
+//! `Hello`.
 
 mod control;
 mod header;

@@ -13,15 +13,18 @@ const SHORT_BYTES: usize = 2;
 const LONG_BYTES: usize = 9;
 const SHORT_MAX: usize = 255;
 
-/// An emptied buffer larger than this is given back, so that one burst does not hold memory for ever.
+/// An emptied buffer larger than this is given back, so that one burst does not hold memory for
+/// ever.
 const KEPT_BYTES_MAX: usize = 1 << 20;
-/// Sent bytes at the front are moved out of the way once they are at least this many and half of the buffer.
+/// Sent bytes at the front are moved out of the way once they are at least this many and half of
+/// the buffer.
 const COMPACT_BYTES_MIN: usize = 64 << 10;
 
 /// What waits to leave on one connection: whole messages, framed as ZMTP wants them, in one buffer.
 ///
-/// Handlers and clients write here, and only the engine takes from it. Bounded in messages and bytes: a push that
-/// finds it full is refused and changes nothing. Nothing blocks. It allocates only while its buffer grows.
+/// Handlers and clients write here, and only the engine takes from it. Bounded in messages and
+/// bytes: a push that finds it full is refused and changes nothing. Nothing blocks. It allocates
+/// only while its buffer grows.
 #[derive(Debug)]
 pub struct Outbox {
     buffer: Vec<u8>,
@@ -39,10 +42,18 @@ pub struct Outbox {
 pub struct OutboxFull;
 
 impl Outbox {
-    /// An empty outbox that holds at most so many messages and, once it has one, no more than so many bytes: a
-    /// message that alone is larger still fits into an empty outbox, since the message limit bounds it.
+    /// An empty outbox that holds at most so many messages and, once it has one, no more than so
+    /// many bytes: a message that alone is larger still fits into an empty outbox, since the
+    /// message limit bounds it.
     pub fn new(messages_max: usize, bytes_max: usize) -> Self {
-        Self { buffer: Vec::new(), start: 0, messages: 0, messages_max, bytes_max, pushed: 0 }
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            messages: 0,
+            messages_max,
+            bytes_max,
+            pushed: 0,
+        }
     }
 
     /// Adds a message with this payload, which is copied.
@@ -53,8 +64,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Begins a message whose payload is yet to be written. It counts only once it is committed; a draft that is
-    /// dropped, by an error or a panic, leaves no trace.
+    /// Begins a message whose payload is yet to be written. It counts only once it is committed; a
+    /// draft that is dropped, by an error or a panic, leaves no trace.
     pub fn draft(&mut self, header: &Header) -> Result<Draft<'_>, OutboxFull> {
         if self.is_full() {
             return Err(OutboxFull);
@@ -74,7 +85,11 @@ impl Outbox {
         self.buffer.extend_from_slice(&header.encode());
         // Room for the long form; `commit` closes the gap if the payload turns out short.
         self.buffer.extend_from_slice(&[0; LONG_BYTES]);
-        Draft { outbox: self, begin, committed: false }
+        Draft {
+            outbox: self,
+            begin,
+            committed: false,
+        }
     }
 
     /// Whether the next push is refused.
@@ -102,7 +117,8 @@ impl Outbox {
         self.pushed
     }
 
-    /// Messages the engine has taken since the outbox was made: those with a smaller number have left.
+    /// Messages the engine has taken since the outbox was made: those with a smaller number have
+    /// left.
     pub fn taken(&self) -> u64 {
         self.pushed - self.messages as u64
     }
@@ -151,7 +167,10 @@ impl Outbox {
             (frame + SHORT_BYTES, usize::from(self.buffer[frame + 1]))
         } else {
             let length = self.buffer[frame + 1..frame + LONG_BYTES].try_into();
-            (frame + LONG_BYTES, u64::from_be_bytes(length.expect("eight bytes")) as usize)
+            (
+                frame + LONG_BYTES,
+                u64::from_be_bytes(length.expect("eight bytes")) as usize,
+            )
         };
         (self.start + 2, payload_begin, payload_begin + payload_bytes)
     }
@@ -185,10 +204,14 @@ impl Draft<'_> {
     /// Where the payload is written to.
     pub fn payload(&mut self) -> PayloadWriter<'_> {
         let begin = self.begin + HEADER_FRAME_BYTES + LONG_BYTES;
-        PayloadWriter { begin, buffer: &mut self.outbox.buffer }
+        PayloadWriter {
+            begin,
+            buffer: &mut self.outbox.buffer,
+        }
     }
 
-    /// Forgets what was written and begins anew with another header: the reply that failed becomes its nack.
+    /// Forgets what was written and begins anew with another header: the reply that failed becomes
+    /// its nack.
     pub fn restart(&mut self, header: &Header) {
         let payload_begin = self.begin + HEADER_FRAME_BYTES + LONG_BYTES;
         self.outbox.buffer.truncate(payload_begin);
@@ -206,7 +229,9 @@ impl Draft<'_> {
         if payload_bytes <= SHORT_MAX {
             outbox.buffer[frame] = 0;
             outbox.buffer[frame + 1] = payload_bytes as u8;
-            outbox.buffer.copy_within(payload_begin.., frame + SHORT_BYTES);
+            outbox
+                .buffer
+                .copy_within(payload_begin.., frame + SHORT_BYTES);
             outbox.buffer.truncate(frame + SHORT_BYTES + payload_bytes);
         } else {
             outbox.buffer[frame] = LONG;
@@ -287,7 +312,9 @@ mod tests {
         let lengths = [0, 1, 254, 255, 256, 257, 65_535, 65_536];
         let mut outbox = Outbox::new(100, 1 << 30);
         for (number, &length) in lengths.iter().enumerate() {
-            outbox.push(&header(number as u64), &vec![number as u8; length]).unwrap();
+            outbox
+                .push(&header(number as u64), &vec![number as u8; length])
+                .unwrap();
         }
         for (number, &length) in lengths.iter().enumerate() {
             let front = outbox.front().unwrap();
@@ -304,7 +331,11 @@ mod tests {
         let mut outbox = Outbox::new(10, 1 << 20);
         outbox.push(&header(1), b"stays").unwrap();
         let before = outbox.bytes();
-        outbox.draft(&header(2)).unwrap().payload().extend_from_slice(&[0; 1000]);
+        outbox
+            .draft(&header(2))
+            .unwrap()
+            .payload()
+            .extend_from_slice(&[0; 1000]);
         outbox.scratch().payload().extend_from_slice(b"for nobody");
         assert_eq!((outbox.bytes(), outbox.messages()), (before, 1));
         assert_eq!(outbox.front().unwrap().payload, b"stays");
@@ -346,6 +377,10 @@ mod tests {
             outbox.push(&header(number), &[0; 1000]).unwrap();
             outbox.pop_front();
         }
-        assert!(outbox.buffer.capacity() < 1 << 20, "{}", outbox.buffer.capacity());
+        assert!(
+            outbox.buffer.capacity() < 1 << 20,
+            "{}",
+            outbox.buffer.capacity()
+        );
     }
 }

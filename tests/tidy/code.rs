@@ -75,7 +75,8 @@ pub(crate) fn check_spawns(tree: &[Source]) -> Vec<Finding> {
 /// Where a system call or FFI forces it. Each line needs its reason beside it.
 const UNSAFE_FILES: [&str; 3] = [
     "src/engine/libzmq/descriptor.rs", // borrows a descriptor that libzmq owns
-    "src/shard/park.rs", // adopts a duplicated descriptor, which std and glommio call unsafe
+    "src/shard/park.rs",               /* adopts a duplicated descriptor, which std and glommio
+                                        * call unsafe */
     "tests/metrics_allocations.rs", // an allocator that counts is an unsafe trait
 ];
 

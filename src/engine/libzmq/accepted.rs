@@ -5,11 +5,14 @@ use std::time::Duration;
 use quanta::Instant;
 use rustc_hash::FxHashMap;
 
-use super::{ConnectionId, EngineOptions, Event, FrameSlots, Link, Once, Slots, listen, receive, receive_frames, send};
+use super::{
+    ConnectionId, EngineOptions, Event, FrameSlots, Link, Once, Slots, listen, receive,
+    receive_frames, send,
+};
 use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
 
-/// Peers kept at most. libzmq does not say when one has gone, so the longest silent ones are forgotten; one that speaks
-/// again is a new connection.
+/// Peers kept at most. libzmq does not say when one has gone, so the longest silent ones are
+/// forgotten; one that speaks again is a new connection.
 const PEERS_MAX: usize = 16_384;
 /// How many are forgotten at once, so that the search for the oldest is paid seldom.
 const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
@@ -30,11 +33,18 @@ pub(super) struct Peer {
 }
 
 impl Router {
-    pub(super) fn new(context: &zmq::Context, options: &EngineOptions) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        context: &zmq::Context,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
         let socket = new_socket(context, zmq::ROUTER, options)?;
         // Without this a message to a full or lost peer would vanish without a word.
         socket.set_router_mandatory(true).map_err(socket_error)?;
-        Ok(Self { socket, bound: Vec::new(), by_routing_id: FxHashMap::default() })
+        Ok(Self {
+            socket,
+            bound: Vec::new(),
+            by_routing_id: FxHashMap::default(),
+        })
     }
 
     pub(super) fn socket(&self) -> &zmq::Socket {
@@ -55,7 +65,10 @@ impl Router {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the engine's parts, borrowed apart")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the engine's parts, borrowed apart"
+    )]
     pub(super) fn receive(
         &mut self,
         links: &mut Slots<Link>,
@@ -85,7 +98,10 @@ impl Router {
                 continue;
             }
             if frame_count != 2 {
-                sink(Event::Malformed { connection, frames: frame_count });
+                sink(Event::Malformed {
+                    connection,
+                    frames: frame_count,
+                });
                 continue;
             }
             sink(Event::Message(Incoming {
@@ -101,8 +117,8 @@ impl Router {
         count
     }
 
-    /// Sends what stands in a peer's outbox, as far as libzmq takes it. `Err` says how many messages went before the
-    /// peer turned out to have gone.
+    /// Sends what stands in a peer's outbox, as far as libzmq takes it. `Err` says how many
+    /// messages went before the peer turned out to have gone.
     pub(super) fn flush(&self, peer: &mut Peer) -> Result<usize, usize> {
         let mut sent = 0;
         while let Some(message) = peer.outbox.front() {
@@ -112,7 +128,8 @@ impl Router {
                 Err(zmq::Error::EAGAIN) => break,
                 Err(_) => return Err(sent),
             }
-            // The routing id was accepted, so the message's other frames are: libzmq takes all or none.
+            // The routing id was accepted, so the message's other frames are: libzmq takes all or
+            // none.
             let whole = send(&self.socket, message.header, zmq::SNDMORE)
                 .and_then(|()| send(&self.socket, message.payload, 0));
             if let Err(error) = whole {
@@ -134,7 +151,11 @@ impl Router {
         if let Some(Link::Accepted(peer)) = links.remove(connection) {
             self.by_routing_id.remove(&peer.routing_id);
             let (taken, unsent) = (peer.outbox.taken(), peer.outbox.messages());
-            sink(Event::Down { connection, taken, unsent });
+            sink(Event::Down {
+                connection,
+                taken,
+                unsent,
+            });
         }
     }
 
@@ -221,8 +242,8 @@ pub(super) fn socket_error(error: zmq::Error) -> EngineError {
     EngineError::Socket(error.to_string())
 }
 
-/// libzmq ends the connection of whoever sends a larger frame. One that is only somewhat too large is let through, to be
-/// nacked as `TooLarge`.
+/// libzmq ends the connection of whoever sends a larger frame. One that is only somewhat too large
+/// is let through, to be nacked as `TooLarge`.
 fn frame_bytes_max(options: &EngineOptions) -> i64 {
     const TOLERANCE: i64 = 4;
     TOLERANCE.saturating_mul(options.message_bytes_max.try_into().unwrap_or(i64::MAX))

@@ -12,6 +12,7 @@ pub(super) fn of(socket: &zmq::Socket) -> io::Result<BorrowedFd<'_>> {
     if raw < 0 {
         return Err(io::Error::from_raw_os_error(raw));
     }
-    // SAFETY: libzmq owns this descriptor and closes it with the socket, which the borrow outlives not.
+    // SAFETY: libzmq owns this descriptor and closes it with the socket, which the borrow outlives
+    // not.
     Ok(unsafe { BorrowedFd::borrow_raw(raw) })
 }

@@ -30,16 +30,23 @@ impl Dealer {
         to: &Endpoint,
     ) -> Result<Self, EngineError> {
         let socket = new_socket(context, zmq::DEALER, options)?;
-        // Messages wait in our outbox, where they can still be counted and taken back, and not in a libzmq queue for a
-        // connection that there may never be.
+        // Messages wait in our outbox, where they can still be counted and taken back, and not in a
+        // libzmq queue for a connection that there may never be.
         socket.set_immediate(true).map_err(socket_error)?;
         let monitor = monitor(context, &socket)?;
-        socket.connect(&to.to_string()).map_err(|error| EngineError::Connect {
-            endpoint: to.to_string(),
-            why: error.to_string(),
-        })?;
+        socket
+            .connect(&to.to_string())
+            .map_err(|error| EngineError::Connect {
+                endpoint: to.to_string(),
+                why: error.to_string(),
+            })?;
         let outbox = Outbox::new(options.outgoing_messages_max, options.outgoing_bytes_max);
-        Ok(Self { socket, monitor, outbox, up: false })
+        Ok(Self {
+            socket,
+            monitor,
+            outbox,
+            up: false,
+        })
     }
 
     pub(super) fn socket(&self) -> &zmq::Socket {
@@ -58,7 +65,8 @@ impl Dealer {
         self.outbox.taken()
     }
 
-    /// Receives messages first and looks at the monitor after: what the peer answered before it went is not lost.
+    /// Receives messages first and looks at the monitor after: what the peer answered before it
+    /// went is not lost.
     pub(super) fn receive(
         &mut self,
         connection: ConnectionId,
@@ -68,7 +76,9 @@ impl Dealer {
     ) -> usize {
         let mut count = self.receive_messages(connection, frames, messages_max, sink);
         while count < messages_max {
-            let Some(change) = self.next_change(frames) else { break };
+            let Some(change) = self.next_change(frames) else {
+                break;
+            };
             match (change, self.up) {
                 (Change::Up, false) => {
                     self.up = true;
@@ -78,7 +88,11 @@ impl Dealer {
                     count += self.receive_messages(connection, frames, messages_max, sink);
                     self.up = false;
                     let (taken, unsent) = (self.outbox.taken(), self.outbox.clear());
-                    sink(Event::Down { connection, taken, unsent });
+                    sink(Event::Down {
+                        connection,
+                        taken,
+                        unsent,
+                    });
                 }
                 _ => continue,
             }
@@ -128,11 +142,15 @@ impl Dealer {
         sent
     }
 
-    /// The monitor's next event that matters: two frames, of which the first begins with the event's number.
+    /// The monitor's next event that matters: two frames, of which the first begins with the
+    /// event's number.
     fn next_change(&self, frames: &mut FrameSlots) -> Option<Change> {
         loop {
             receive(&self.monitor, &mut frames.surplus).ok()?;
-            let event = frames.surplus.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+            let event = frames
+                .surplus
+                .first_chunk()
+                .map(|bytes| u16::from_ne_bytes(*bytes));
             let mut more = frames.surplus.get_more();
             while more {
                 receive(&self.monitor, &mut frames.surplus).ok()?;
@@ -152,9 +170,13 @@ fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> Result<zmq::Socket, 
     /// Names must differ within a context, and shards share one.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!("inproc://corelane-monitor-{}", NEXT.fetch_add(1, Relaxed));
-    let events = zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32 | zmq::SocketEvent::DISCONNECTED as i32;
+    let events =
+        zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32 | zmq::SocketEvent::DISCONNECTED as i32;
     socket.monitor(&name, events).map_err(socket_error)?;
     let monitor = context.socket(zmq::PAIR).map_err(socket_error)?;
-    monitor.set_linger(0).and_then(|()| monitor.connect(&name)).map_err(socket_error)?;
+    monitor
+        .set_linger(0)
+        .and_then(|()| monitor.connect(&name))
+        .map_err(socket_error)?;
     Ok(monitor)
 }

@@ -16,7 +16,8 @@ use crate::{config::Endpoint, error::EngineError};
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
 const OWNER_ONLY_SOCKET: u32 = 0o600;
 
-/// Binds a socket to an endpoint and returns the one that was really bound. Blocks only for file system calls.
+/// Binds a socket to an endpoint and returns the one that was really bound. Blocks only for file
+/// system calls.
 pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Endpoint, EngineError> {
     if let Some(path) = at.ipc_path() {
         prepare_path(at, path)?;
@@ -33,24 +34,29 @@ pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Endpoint, Engi
 }
 
 fn bind_unprepared(socket: &zmq::Socket, at: &Endpoint) -> Result<(), EngineError> {
-    // The crate `zmq` panics on an errno that its table lacks, and a bind can meet any of the file system's.
+    // The crate `zmq` panics on an errno that its table lacks, and a bind can meet any of the file
+    // system's.
     let bound = catch_unwind(AssertUnwindSafe(|| socket.bind(&at.to_string())));
     match bound {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(zmq::Error::EADDRINUSE)) => Err(EngineError::InUse { endpoint: at.to_string() }),
-        Ok(Err(zmq::Error::EADDRNOTAVAIL | zmq::Error::ENODEV)) => {
-            Err(refuse(at, "the address is none of this machine's (`ip address` lists them)"))
-        }
-        Ok(Err(zmq::Error::EACCES)) => {
-            Err(refuse(at, "permission denied: choose a port above 1023, or another directory"))
-        }
+        Ok(Err(zmq::Error::EADDRINUSE)) => Err(EngineError::InUse {
+            endpoint: at.to_string(),
+        }),
+        Ok(Err(zmq::Error::EADDRNOTAVAIL | zmq::Error::ENODEV)) => Err(refuse(
+            at,
+            "the address is none of this machine's (`ip address` lists them)",
+        )),
+        Ok(Err(zmq::Error::EACCES)) => Err(refuse(
+            at,
+            "permission denied: choose a port above 1023, or another directory",
+        )),
         Ok(Err(error)) => Err(refuse(at, error.to_string())),
         Err(_) => Err(refuse(at, "the system refused; see the message above")),
     }
 }
 
-/// Makes the directory, and clears away a socket that nobody listens on any more. libzmq would unlink even one that
-/// somebody does.
+/// Makes the directory, and clears away a socket that nobody listens on any more. libzmq would
+/// unlink even one that somebody does.
 fn prepare_path(at: &Endpoint, path: &Path) -> Result<(), EngineError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
         DirBuilder::new()
@@ -59,12 +65,19 @@ fn prepare_path(at: &Endpoint, path: &Path) -> Result<(), EngineError> {
             .create(directory)
             .map_err(|error| refuse(at, format!("cannot make {}: {error}", directory.display())))?;
     }
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !metadata.file_type().is_socket() {
-        return Err(refuse(at, "the path is a file that is no socket; remove it or choose another"));
+        return Err(refuse(
+            at,
+            "the path is a file that is no socket; remove it or choose another",
+        ));
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(EngineError::InUse { endpoint: at.to_string() }),
+        Ok(_) => Err(EngineError::InUse {
+            endpoint: at.to_string(),
+        }),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             tracing::info!(endpoint = %at, "removing a stale socket that nobody listens on");
             fs::remove_file(path)
@@ -75,5 +88,8 @@ fn prepare_path(at: &Endpoint, path: &Path) -> Result<(), EngineError> {
 }
 
 fn refuse(at: &Endpoint, why: impl Into<String>) -> EngineError {
-    EngineError::Listen { endpoint: at.to_string(), why: why.into() }
+    EngineError::Listen {
+        endpoint: at.to_string(),
+        why: why.into(),
+    }
 }

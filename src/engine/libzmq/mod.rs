@@ -1,15 +1,17 @@
 //! The engine on libzmq: the reference that proves our bytes right.
 //!
-//! A shard has one ROUTER for all that it listens at and one DEALER for each connection that it makes. libzmq's own I/O
-//! threads move the bytes, so a message crosses four threads on its way; this engine cannot be fast.
+//! A shard has one ROUTER for all that it listens at and one DEALER for each connection that it
+//! makes. libzmq's own I/O threads move the bytes, so a message crosses four threads on its way;
+//! this engine cannot be fast.
 //!
-//! `ZMQ_FD` is edge-triggered in spirit: it tells of commands to a socket, not of messages, and each call on the socket may
-//! consume the command that would have told. So a socket that the descriptor named, or that we have sent on, is
-//! *ready* until a receive finds nothing; only then may the shard rely on the descriptor again.
+//! `ZMQ_FD` is edge-triggered in spirit: it tells of commands to a socket, not of messages, and
+//! each call on the socket may consume the command that would have told. So a socket that the
+//! descriptor named, or that we have sent on, is *ready* until a receive finds nothing; only then
+//! may the shard rely on the descriptor again.
 //!
-//! What libzmq does not let us do: end one accepted connection (we stop listening to it instead), learn that an accepted
-//! peer has gone before a send to it fails, jitter reconnects fully, bound handshake metadata or the number of
-//! connections in their handshake.
+//! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
+//! learn that an accepted peer has gone before a send to it fails, jitter reconnects fully, bound
+//! handshake metadata or the number of connections in their handshake.
 
 mod accepted;
 mod descriptor;
@@ -37,11 +39,13 @@ use crate::{config::Endpoint, error::EngineError, wire::Outbox};
 pub struct Context(zmq::Context);
 
 impl Context {
-    /// Starts the I/O threads, from a thread that is not pinned: they inherit its CPU mask, and beside a spinning shard on one
-    /// CPU they would starve.
+    /// Starts the I/O threads, from a thread that is not pinned: they inherit its CPU mask, and
+    /// beside a spinning shard on one CPU they would starve.
     pub fn new(io_threads: i32) -> Result<Self, EngineError> {
         let context = zmq::Context::new();
-        let started = context.set_io_threads(io_threads).and_then(|()| context.socket(zmq::PAIR));
+        let started = context
+            .set_io_threads(io_threads)
+            .and_then(|()| context.socket(zmq::PAIR));
         started.map_err(|error| EngineError::Socket(error.to_string()))?;
         Ok(Self(context))
     }
@@ -118,7 +122,10 @@ impl Libzmq {
     /// Asks the descriptors which sockets have commands.
     fn collect_ready(&mut self) {
         self.epoll_events.clear();
-        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let no_wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let buffer = rustix::buffer::spare_capacity(&mut self.epoll_events);
         // EINTR is the only error that can come; the next turn asks again.
         let _ = epoll::wait(&self.epoll, buffer, Some(&no_wait));
@@ -259,7 +266,9 @@ impl Engine for Libzmq {
         let mut taken = 0;
         for _ in 0..self.dirty.len() {
             let Some(id) = self.dirty.pop() else { break };
-            let Some(link) = self.links.get_mut(id) else { continue };
+            let Some(link) = self.links.get_mut(id) else {
+                continue;
+            };
             let (sent, token) = match (&mut *link, &self.router) {
                 (Link::Dialed(dealer), _) => (dealer.flush(), Token::Dealer(id)),
                 (Link::Accepted(peer), Some(router)) => match router.flush(peer) {
@@ -332,7 +341,10 @@ impl<T: Copy + Eq + Hash> Once<T> {
 
 impl<T> Default for Once<T> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), members: FxHashSet::default() }
+        Self {
+            order: VecDeque::new(),
+            members: FxHashSet::default(),
+        }
     }
 }
 
@@ -373,8 +385,9 @@ fn watch(epoll: &OwnedFd, socket: &zmq::Socket, token: Token) -> Result<(), Engi
         .map_err(|error| EngineError::Socket(error.to_string()))
 }
 
-/// Receives what follows the routing id, if there is one: header, payload, and whatever goes beyond, which is read and
-/// dropped so that the next receive begins with a new message. Returns how many frames these were.
+/// Receives what follows the routing id, if there is one: header, payload, and whatever goes
+/// beyond, which is read and dropped so that the next receive begins with a new message. Returns
+/// how many frames these were.
 fn receive_frames(socket: &zmq::Socket, frames: &mut FrameSlots) -> zmq::Result<usize> {
     receive(socket, &mut frames.header)?;
     if !frames.header.get_more() {
