@@ -13,7 +13,8 @@
 //! let within = Duration::from_millis(5);
 //! let sum = Sum { a: 1, b: 2 };
 //! // A request: at most one execution, at most one reply. `.await` instead of `.wait()` works on any executor.
-//! let total: Total = client.message("sum").json(&sum)?.to(&peer).request().within(within).wait()?;
+//! let request = client.message("sum").json(&sum)?.to(&peer).request();
+//! let total: Total = request.within(within).wait()?;
 //! // Confirmed: `Ok` once the handler has returned.
 //! client.message("count").to(&peer).confirm().within(within).wait()?;
 //! // One-way: `Ok` once it stands in a bounded queue, and nothing more.

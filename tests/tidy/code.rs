@@ -4,11 +4,12 @@ use crate::source::{Finding, Source, is_word};
 
 /// The reactor reads the clock once per turn; the edges, which no shard runs, read it for
 /// themselves: the runtime's own threads, a foreign thread that starts a call, the command.
-const CLOCK_READERS: [&str; 5] = [
+const CLOCK_READERS: [&str; 6] = [
     "src/shard/",
     "src/runtime.rs",
     "src/runtime/",
-    "src/client/remote.rs",
+    "src/client/submit.rs",
+    "src/handler/timers.rs",
     "src/bin/",
 ];
 /// A `now()` of anything but a clock hands on what the reactor read.
@@ -212,7 +213,7 @@ fn a_clock_read_below_the_reactor_is_found() {
             check_clock,
             "src/client/local.rs",
             read,
-            "src/client/remote.rs",
+            "src/client/submit.rs",
         );
     }
     let test = "#[cfg(test)]\nmod tests { fn f() { Instant::now(); } }";

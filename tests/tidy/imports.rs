@@ -7,18 +7,25 @@
 use crate::source::{Finding, Source, is_word};
 
 /// From the bottom up: a module, and the modules that it may name beside itself.
+///
+/// `error` names the wire's plain numbers (a codec, a reason), for a nack is an error; `codec` is chosen
+/// by a number of the wire's header; a handler's context lends it the shard's client; a client holds
+/// the ports of the shards.
 const TABLE: [(&str, &[&str]); 13] = [
-    ("error", &[]),
+    ("error", &["wire"]),
     ("config", &["error"]),
     ("metrics", &["error"]),
     ("placement", &["config", "error"]),
     ("wire", &["error"]),
-    ("codec", &["error"]),
+    ("codec", &["wire", "error"]),
     ("route", &["config", "error"]),
     ("peers", &["wire", "error"]),
     ("engine", &["wire", "config", "error"]),
-    ("handler", &["wire", "codec", "config", "error"]),
-    ("client", &["wire", "codec", "peers", "config", "error"]),
+    ("handler", &["client", "wire", "codec", "config", "error"]),
+    (
+        "client",
+        &["wire", "codec", "route", "peers", "config", "error"],
+    ),
     (
         "shard",
         &[
@@ -37,7 +44,18 @@ const TABLE: [(&str, &[&str]); 13] = [
     ),
     (
         "runtime",
-        &["shard", "placement", "route", "config", "error"],
+        &[
+            "error",
+            "config",
+            "metrics",
+            "placement",
+            "wire",
+            "route",
+            "engine",
+            "handler",
+            "client",
+            "shard",
+        ],
     ),
 ];
 
