@@ -12,7 +12,8 @@
 //! let peer = client.connect("tcp://127.0.0.1:7400")?;
 //! let within = Duration::from_millis(5);
 //! let sum = Sum { a: 1, b: 2 };
-//! // A request: at most one execution, at most one reply. `.await` instead of `.wait()` works on any executor.
+//! // A request: at most one execution, at most one reply. `.await` instead of `.wait()` works on
+//! // any executor.
 //! let request = client.message("sum").json(&sum)?.to(&peer).request();
 //! let total: Total = request.within(within).wait()?;
 //! // Confirmed: `Ok` once the handler has returned.
