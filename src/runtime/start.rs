@@ -208,6 +208,8 @@ fn shard_options(settings: &Settings) -> ShardOptions {
     ShardOptions {
         turn_messages_max: limits.turn_messages_max,
         message_bytes_max: limits.message_bytes_max,
+        frames_max: limits.frames_max,
+        close_within: limits.drain,
         spawned_max: limits.spawned_max,
         outstanding_max: limits.outstanding_max,
         inbox_capacity: limits.inbox_capacity,
@@ -220,7 +222,6 @@ fn engine_options(settings: &Settings) -> EngineOptions {
     let config::Engine::Libzmq(libzmq) = settings.engine();
     EngineOptions {
         message_bytes_max: limits.message_bytes_max,
-        frames_max: limits.frames_max,
         outgoing_messages_max: limits.outgoing_messages_max,
         outgoing_bytes_max: limits.outgoing_bytes_max,
         handshake: limits.handshake,

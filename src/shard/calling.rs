@@ -24,11 +24,8 @@ impl<E: Engine> Shard<E> {
                 Submission::Message(message) => self.submit(now, message),
                 Submission::Connect(connect) => self.connect(connect),
                 Submission::Close(peer) => {
-                    self.core.caller.close(peer);
-                    self.core.sending.remove(&peer);
-                    if let Some(peer) = self.core.peers.remove(peer) {
-                        self.engine.close(peer.connection);
-                    }
+                    let until = now + self.core.options.close_within;
+                    self.core.closing.push((peer, until));
                 }
             }
         }
@@ -80,6 +77,23 @@ impl<E: Engine> Shard<E> {
             None => NotSent::Unconnectable,
         };
         core.caller.refuse(message, refused);
+    }
+
+    /// Closes the connections that nobody speaks of any more, once what was to be sent has left.
+    pub(super) fn close_quiet_peers(&mut self, now: Instant) {
+        let Self { engine, core } = self;
+        core.closing.retain(|&(id, until)| {
+            let is_sending = core.caller.has_boxed(id) || core.caller.has_waiting(id);
+            if is_sending && now < until {
+                return true;
+            }
+            core.caller.close(id);
+            core.sending.remove(&id);
+            if let Some(peer) = core.peers.remove(id) {
+                engine.close(peer.connection);
+            }
+            false
+        });
     }
 
     /// Says hello on connections that have just come up, before anything else, and sends what

@@ -5,6 +5,7 @@ use quanta::Instant;
 use super::{Core, Phase, Shard};
 use crate::{
     engine::{Engine, Event},
+    error::Malformation,
     peers::Entry,
 };
 
@@ -31,6 +32,7 @@ impl<E: Engine> Shard<E> {
         work += self.answer_tasks(now);
         self.core.caller.expire(now);
         work += self.flush(now);
+        self.close_quiet_peers(now);
         self.core.record_settled();
         self.step_drain(now);
         Turn {
@@ -82,6 +84,7 @@ impl<E: Engine> Shard<E> {
             _ => None,
         };
         let timers = [
+            self.core.closing.iter().map(|&(_, until)| until).min(),
             self.core.caller.next_deadline(),
             self.core.timers.next_due(),
             self.engine.next_wake(),
@@ -97,8 +100,10 @@ impl Core {
             Event::Message(incoming) => self.on_message(now, incoming),
             Event::Up(connection) => self.came_up.push(connection),
             Event::Malformed { connection, frames } => {
-                let what = crate::error::Malformation::Frames(frames);
-                self.strike(connection, what);
+                self.strike(connection, Malformation::Frames(frames));
+                if frames > self.options.frames_max {
+                    self.condemned.push(connection);
+                }
             }
             Event::Down {
                 connection,
