@@ -111,9 +111,12 @@ impl<E: Engine> Shard<E> {
             peer.is_up = true;
             peer.is_draining = false;
             peer.epoch += 1;
-            outbox
+            if outbox
                 .push(&Header::new(Kind::Hello, 0), &core.hello)
-                .expect("is empty");
+                .is_err()
+            {
+                tracing::warn!(peer = %id, "no room for a hello: the peer does not know us");
+            }
             core.caller.pump(now, id, outbox);
             core.sending.insert(id);
         }

@@ -65,8 +65,9 @@ impl Dealer {
         self.outbox.taken()
     }
 
-    /// Receives messages first and looks at the monitor after: what the peer answered before it
-    /// went is not lost.
+    /// While the connection is up its messages come before what the monitor tells: what the peer
+    /// answered before it went is not lost. While it is not, the monitor comes first, so that
+    /// nothing is handled on a connection that has not been greeted.
     pub(super) fn receive(
         &mut self,
         connection: ConnectionId,
@@ -74,8 +75,11 @@ impl Dealer {
         messages_max: usize,
         sink: &mut dyn FnMut(Event<'_>),
     ) -> usize {
-        let mut count = self.receive_messages(connection, frames, messages_max, sink);
+        let mut count = 0;
         while count < messages_max {
+            if self.up {
+                count += self.receive_messages(connection, frames, messages_max - count, sink);
+            }
             let Some(change) = self.next_change(frames) else {
                 break;
             };
@@ -85,7 +89,8 @@ impl Dealer {
                     sink(Event::Up(connection));
                 }
                 (Change::Down, true) => {
-                    count += self.receive_messages(connection, frames, messages_max, sink);
+                    // All that is left; `hwm` bounds it.
+                    count += self.receive_messages(connection, frames, usize::MAX, sink);
                     self.up = false;
                     let (taken, unsent) = (self.outbox.taken(), self.outbox.clear());
                     sink(Event::Down {
