@@ -297,6 +297,18 @@ pub enum StartError {
         /// What it takes.
         bytes_min: u64,
     },
+    /// Too few descriptors are left for the shards' rings and sockets; libzmq aborts and glommio
+    /// panics when they run out of them at start.
+    #[error(
+        "only {left} more files may be open, and the shards may take {needed} to start: raise the \
+         limit with `ulimit -n`, LimitNOFILE= in a systemd unit, or --ulimit nofile= in a container"
+    )]
+    Descriptors {
+        /// The limit, less what is open.
+        left: u64,
+        /// What it may take, before the first connection.
+        needed: u64,
+    },
     /// A shard's thread or executor could not be made.
     #[error("shard {shard} could not start: {why}")]
     Shard {

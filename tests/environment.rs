@@ -40,6 +40,18 @@ fn too_little_memlock_is_an_error_with_its_remedy() {
     assert!(text.contains("ulimit -l 512"), "{text}");
 }
 
+/// From none to enough: it starts, or it says why not. libzmq would abort.
+#[test]
+fn too_few_descriptors_are_an_error_with_its_remedy() {
+    for limit in (8..60).step_by(4) {
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, CORELANE]);
+        let text = refusal(&mut command);
+        assert!(text.contains("ulimit -n"), "{limit}: {text}");
+    }
+}
+
 #[test]
 fn refused_io_uring_is_an_error_with_its_remedy() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/refuse_io_uring.py");

@@ -62,7 +62,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let plan = placement::place(&settings)?;
     let listen = settings.listen_by_shard(plan.shards.len())?;
     Registry::check(&handlers)?;
-    shard::is_possible()?;
+    shard::are_possible(plan.shards.len())?;
     let dump = match &settings.metrics().dump_dir {
         Some(directory) => Some(DumpWriter::create(directory, SystemTime::now())?),
         None => None,
@@ -302,35 +302,34 @@ fn await_listening(
     shards: &mut [RunningShard],
     listens: &Receiver<(usize, Result<Vec<Endpoint>, EngineError>)>,
 ) -> Result<(), StartError> {
-    for _ in 0..shards.len() {
+    let mut silent: Vec<usize> = (0..shards.len()).collect();
+    while !silent.is_empty() {
         match listens.recv() {
             Ok((shard, Ok(endpoints))) => {
                 shards[shard].endpoints = endpoints.iter().map(Endpoint::to_string).collect();
+                silent.retain(|&other| other != shard);
             }
             Ok((shard, Err(cause))) => return Err(StartError::Engine { shard, cause }),
-            // Every other thread has told, so one ended without: its executor says why.
-            Err(_) => return Err(first_failure(shards)),
+            // All have dropped their ends, so the silent ones have ended.
+            Err(_) => return Err(first_failure(shards, &silent)),
         }
     }
     Ok(())
 }
 
-fn first_failure(shards: &mut [RunningShard]) -> StartError {
-    for shard in shards {
-        let is_silent = shard.endpoints.is_empty();
-        let Some(thread) = shard.thread.take_if(|_| is_silent) else {
-            continue;
-        };
-        if let Err(error) = thread.join() {
-            return StartError::Shard {
-                shard: shard.info.shard,
-                why: error.to_string(),
-            };
+/// Why a shard ended before it listened: its executor says.
+fn first_failure(shards: &mut [RunningShard], ended: &[usize]) -> StartError {
+    for &shard in ended {
+        let joined = shards[shard].thread.take().map(ExecutorJoinHandle::join);
+        if let Some(Err(error)) = joined {
+            let why = error.to_string();
+            return StartError::Shard { shard, why };
         }
     }
+    let why = "its thread ended".to_owned();
     StartError::Shard {
-        shard: 0,
-        why: "its thread ended".to_owned(),
+        shard: ended[0],
+        why,
     }
 }
 

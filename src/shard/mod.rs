@@ -21,7 +21,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use self::tasks::Tasks;
 pub use self::{
     command::{Command, Drained, Guest, LocalFuture},
-    park::{is_possible, run, spawner},
+    park::{are_possible, run, spawner},
     tasks::Spawner,
     turn::Turn,
 };
