@@ -19,7 +19,7 @@ const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
     socket: zmq::Socket,
-    bound: Vec<String>,
+    bound: Vec<listen::Bound>,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
 
@@ -53,13 +53,15 @@ impl Router {
 
     pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
         let bound = listen::bind(&self.socket, at)?;
-        self.bound.push(bound.to_string());
-        Ok(bound)
+        let endpoint = bound.endpoint.clone();
+        self.bound.push(bound);
+        Ok(endpoint)
     }
 
     pub(super) fn stop_listening(&mut self) {
-        for endpoint in self.bound.drain(..) {
-            if let Err(error) = self.socket.unbind(&endpoint) {
+        for bound in self.bound.drain(..) {
+            let endpoint = &bound.endpoint;
+            if let Err(error) = self.socket.unbind(&endpoint.to_string()) {
                 tracing::warn!(%endpoint, %error, "could not stop listening");
             }
         }

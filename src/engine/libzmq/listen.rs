@@ -4,7 +4,7 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io::ErrorKind,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,21 +16,50 @@ use crate::{config::Endpoint, error::EngineError};
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
 const OWNER_ONLY_SOCKET: u32 = 0o600;
 
-/// Binds a socket to an endpoint and returns the one that was really bound. Blocks only for file
-/// system calls.
-pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Endpoint, EngineError> {
+/// An endpoint that a socket listens at.
+pub(super) struct Bound {
+    pub(super) endpoint: Endpoint,
+    /// Device and inode of an ipc socket's file: by then somebody else's may be there.
+    file: Option<(u64, u64)>,
+}
+
+/// Binds a socket to an endpoint; port 0 becomes a free port. Blocks only for file system calls.
+pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Bound, EngineError> {
     if let Some(path) = at.ipc_path() {
         prepare_path(at, path)?;
     }
     bind_unprepared(socket, at)?;
-    if let Some(path) = at.ipc_path() {
-        let owner_only = Permissions::from_mode(OWNER_ONLY_SOCKET);
-        fs::set_permissions(path, owner_only).map_err(|error| refuse(at, error.to_string()))?;
-    }
     let bound = socket.get_last_endpoint().ok().and_then(Result::ok);
-    bound
+    let endpoint = bound
         .and_then(|bound| bound.trim_end_matches('\0').parse().ok())
-        .ok_or_else(|| refuse(at, "libzmq does not say what it bound".to_owned()))
+        .ok_or_else(|| refuse(at, "libzmq does not say what it bound"))?;
+    let file = at.ipc_path().map(|path| protect(at, path)).transpose()?;
+    Ok(Bound { endpoint, file })
+}
+
+/// Lets nobody but the owner connect, whatever the directory's mode.
+fn protect(at: &Endpoint, path: &Path) -> Result<(u64, u64), EngineError> {
+    let owner_only = Permissions::from_mode(OWNER_ONLY_SOCKET);
+    fs::set_permissions(path, owner_only)
+        .and_then(|()| identity(path))
+        .map_err(|error| refuse(at, error.to_string()))
+}
+
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Removes the socket's file, which libzmq leaves behind.
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let Some(path) = self.endpoint.ipc_path() else {
+            return;
+        };
+        if self.file.is_some() && identity(path).ok() == self.file {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 fn bind_unprepared(socket: &zmq::Socket, at: &Endpoint) -> Result<(), EngineError> {
