@@ -7,32 +7,36 @@ use crate::{
     client::{Connect, Submission, Submitted},
     engine::{ConnectionId, Engine},
     error::NotSent,
+    peers::PeerId,
     wire::{Header, Hello, Kind},
 };
 
 impl<E: Engine> Shard<E> {
-    /// Takes what this shard's tasks and other threads have submitted, a bounded number.
+    /// Takes what this shard's tasks have submitted, and a bounded number of what other threads
+    /// have: neither can keep the other waiting. The tasks' queue goes first and whole, since
+    /// another thread may only say that a peer is to be closed once all has been sent to it.
     pub(super) fn take_submissions(&mut self, now: Instant) -> usize {
         let mut count = 0;
-        while count < self.core.options.turn_messages_max {
-            let local = self.core.local_queue.pop();
-            let Some(submission) = local.or_else(|| self.core.submissions.pop()) else {
+        while let Some(submission) = self.core.local_queue.pop() {
+            self.take_submission(now, submission);
+            count += 1;
+        }
+        for _ in 0..self.core.options.turn_messages_max {
+            let Some(submission) = self.core.submissions.pop() else {
                 break;
             };
+            self.take_submission(now, submission);
             count += 1;
-            match submission {
-                Submission::Message(message) => self.submit(now, message),
-                Submission::Connect(connect) => self.connect(connect),
-                Submission::Close(peer) => {
-                    self.core.caller.close(peer);
-                    self.core.sending.remove(&peer);
-                    if let Some(peer) = self.core.peers.remove(peer) {
-                        self.engine.close(peer.connection);
-                    }
-                }
-            }
         }
         count
+    }
+
+    fn take_submission(&mut self, now: Instant, submission: Submission) {
+        match submission {
+            Submission::Message(message) => self.submit(now, message),
+            Submission::Connect(connect) => self.connect(connect),
+            Submission::Close(peer) => self.disconnect(peer),
+        }
     }
 
     /// Begins the connections that other threads have asked for.
@@ -60,13 +64,28 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    fn submit(&mut self, now: Instant, message: Submitted) {
-        let id = message.peer();
+    fn disconnect(&mut self, id: PeerId) {
+        self.take_connect_of(id);
+        self.core.caller.close(id);
+        self.core.sending.remove(&id);
+        if let Some(peer) = self.core.peers.remove(id) {
+            self.engine.close(peer.connection);
+        }
+    }
+
+    /// What speaks of a peer may overtake its connection, which stands in another queue and may
+    /// have been asked for after this turn had looked there.
+    fn take_connect_of(&mut self, id: PeerId) {
         if self.core.peers.get_mut(id).is_none() {
-            // Its connection was asked for before, and after this turn had looked.
             self.take_connects();
         }
+    }
+
+    fn submit(&mut self, now: Instant, message: Submitted) {
+        let id = message.peer();
+        self.take_connect_of(id);
         let Self { engine, core } = self;
+        core.recorder.counters.calls += u64::from(message.wants_answer());
         let is_running = matches!(core.phase, Phase::Running);
         let refused = match core.peers.get_mut(id) {
             _ if !is_running => NotSent::Closed,
@@ -178,8 +197,19 @@ impl Core {
         self.peers.handler_names().map(String::from).collect()
     }
 
-    /// Ends whatever goes to any peer.
+    /// Ends whatever goes to any peer, and what was submitted and not yet taken.
     pub(super) fn stop_calling(&mut self) {
+        let mut queued = Vec::new();
+        queued.extend(std::iter::from_fn(|| self.local_queue.pop()));
+        // Other threads may go on submitting: they are refused once the inbox is gone.
+        let inbox = std::iter::from_fn(|| self.submissions.pop());
+        queued.extend(inbox.take(self.options.inbox_capacity));
+        for submission in queued {
+            if let Submission::Message(message) = submission {
+                self.recorder.counters.calls += u64::from(message.wants_answer());
+                self.caller.refuse(message, NotSent::Closed);
+            }
+        }
         self.sending.clear();
         self.caller.stop(None);
     }
