@@ -106,23 +106,28 @@ impl<E: Engine> Shard<E> {
     pub(super) fn greet(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let count = core.came_up.len();
-        for connection in core.came_up.drain(..) {
+        core.came_up.retain(|&connection| {
             let Some((id, peer)) = core.peers.at(connection) else {
-                continue;
+                return false;
             };
             let Some(outbox) = engine.outbox(connection) else {
-                continue;
+                return false;
             };
+            if outbox
+                .push(&Header::new(Kind::Hello, 0), &core.hello)
+                .is_err()
+            {
+                // Full of answers to what the peer sent first: hello goes once they have left.
+                return true;
+            }
             peer.is_up = true;
             peer.is_draining = false;
             peer.epoch += 1;
-            outbox
-                .push(&Header::new(Kind::Hello, 0), &core.hello)
-                .expect("is empty");
             core.caller.pump(now, id, outbox);
             core.sending.insert(id);
-        }
-        count
+            false
+        });
+        count - core.came_up.len()
     }
 
     /// Enters what the engine has taken, and writes what waited for room. True if anything was
@@ -183,6 +188,7 @@ impl Core {
     pub(super) fn on_down(&mut self, connection: ConnectionId, taken: u64, unsent: usize) {
         self.introduced.remove(&connection);
         self.strikes.remove(&connection);
+        self.came_up.retain(|&up| up != connection);
         match self.peers.at(connection) {
             Some((id, peer)) => {
                 peer.is_up = false;

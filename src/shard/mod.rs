@@ -105,7 +105,7 @@ struct Core {
     peers: PeerTable<ConnectionId>,
     /// Peers with messages in an outbox or waiting for room in it.
     sending: FxHashSet<PeerId>,
-    /// Connections that came up in this turn, to be greeted.
+    /// Connections that have come up, each once, to be greeted.
     came_up: Vec<ConnectionId>,
     /// Accepted connections that have said hello.
     introduced: FxHashMap<ConnectionId, Hello>,
