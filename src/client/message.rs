@@ -15,6 +15,9 @@ use crate::{
     wire::{Codec, HandlerKey, Kind},
 };
 
+/// The longest deadline: what the wire counts in 32 bits of microseconds, more than an hour.
+const WITHIN_MAX: Duration = Duration::from_micros(u32::MAX as u64);
+
 /// A message that names its handler and has no payload yet.
 #[derive(Debug)]
 #[must_use = "a message is sent only once it has a peer and a delivery mode"]
@@ -176,7 +179,7 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
             route_key,
             payload,
             submitted_at,
-            deadline: within.map(|within| submitted_at + within),
+            deadline: within.map(|within| submitted_at + within.min(WITHIN_MAX)),
             completion,
         };
         client
@@ -225,8 +228,9 @@ pub struct Request<'c, C, K, E> {
 }
 
 impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
-    /// The time that the call may take in all, rounded down to microseconds on the wire. Without it
-    /// the config's `limits.deadline_ms` counts.
+    /// The time that the call may take in all, rounded down to microseconds on the wire; at most
+    /// 4,294 seconds count, which is what the wire can tell. Without it the config's
+    /// `limits.deadline_ms` counts.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
         self
@@ -262,8 +266,9 @@ pub struct Confirm<'c, C, K> {
 }
 
 impl<C: Submit, K> Confirm<'_, C, K> {
-    /// The time that it may take in all, rounded down to microseconds on the wire. Without it the
-    /// config's `limits.deadline_ms` counts.
+    /// The time that it may take in all, rounded down to microseconds on the wire; at most 4,294
+    /// seconds count, which is what the wire can tell. Without it the config's
+    /// `limits.deadline_ms` counts.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
         self
