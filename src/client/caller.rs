@@ -471,3 +471,6 @@ fn remaining_us(now: Instant, deadline: Instant) -> u32 {
     let remaining = deadline.saturating_duration_since(now).as_micros();
     remaining.clamp(1, u128::from(u32::MAX)) as u32
 }
+
+#[cfg(test)]
+mod tests;
