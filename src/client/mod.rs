@@ -32,7 +32,7 @@ mod calls;
 mod message;
 mod submit;
 
-pub use call::Call;
+pub use call::{Acked, Call, Expect, RawReply, TypedReply};
 pub use caller::{Caller, Settled};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
 pub use submit::{

@@ -94,6 +94,7 @@ impl TaskContext {
     }
 
     /// Waits, by the shard's clock: the task goes on in the first turn after this time has passed.
+    /// A time that the clock cannot count, centuries, never passes.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         Timers::sleep(&self.timers, duration)
     }

@@ -37,11 +37,11 @@ impl Timers {
 
     /// Ends when this time has passed from now.
     pub(super) fn sleep(timers: &Rc<Self>, duration: Duration) -> Sleep {
-        let due = timers.clock.now() + duration;
+        let due = timers.clock.now().checked_add(duration);
         Sleep {
             timers: timers.clone(),
             due,
-            registered: false,
+            registered: None,
         }
     }
 
@@ -64,28 +64,35 @@ impl Timers {
     }
 }
 
-/// Ends when its time has passed; made by [`TaskContext::sleep`](super::TaskContext::sleep).
+/// Ends when its time has passed; made by
+/// [`TaskContext::sleep`](super::TaskContext::sleep).
 #[derive(Debug)]
 #[must_use = "a sleep does nothing unless it is awaited"]
 pub struct Sleep {
     timers: Rc<Timers>,
-    due: Instant,
-    registered: bool,
+    /// `None`: never.
+    due: Option<Instant>,
+    /// Whom the timer wakes.
+    registered: Option<Waker>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.timers.clock.now() >= self.due {
+        let Some(due) = self.due else {
+            return Poll::Pending;
+        };
+        if self.timers.clock.now() >= due {
             return Poll::Ready(());
         }
-        if !self.registered {
-            self.registered = true;
-            self.timers
-                .due
-                .borrow_mut()
-                .push(Reverse(Due(self.due, cx.waker().clone())));
+        // Again for a future that has moved to another task.
+        let is_registered = |waker: &Waker| waker.will_wake(cx.waker());
+        if !self.registered.as_ref().is_some_and(is_registered) {
+            let waker = cx.waker().clone();
+            let timer = Reverse(Due(due, waker.clone()));
+            self.timers.due.borrow_mut().push(timer);
+            self.registered = Some(waker);
         }
         Poll::Pending
     }

@@ -37,7 +37,10 @@ pub struct Counters {
     /// Inline runs that took longer than their budget.
     pub inline_overruns: u64,
 
-    /// Calling side: requests and confirmed messages that were answered by a response or an ack.
+    /// Calling side: requests and confirmed messages that this shard was given to send. They end as
+    /// the four entries that follow.
+    pub calls: u64,
+    /// Calls that were answered by a response or an ack.
     pub answered: u64,
     /// Calls that were answered by a nack.
     pub call_nacked: u64,
@@ -88,6 +91,7 @@ impl AddAssign for Counters {
             late_answers,
             malformed,
             inline_overruns,
+            calls,
             answered,
             call_nacked,
             call_indeterminate,
@@ -108,6 +112,7 @@ impl AddAssign for Counters {
         self.late_answers += late_answers;
         self.malformed += malformed;
         self.inline_overruns += inline_overruns;
+        self.calls += calls;
         self.answered += answered;
         self.call_nacked += call_nacked;
         self.call_indeterminate += call_indeterminate;

@@ -63,10 +63,6 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let listen = settings.listen_by_shard(plan.shards.len())?;
     Registry::check(&handlers)?;
     shard::are_possible(plan.shards.len())?;
-    let dump = match &settings.metrics().dump_dir {
-        Some(directory) => Some(DumpWriter::create(directory, SystemTime::now())?),
-        None => None,
-    };
     let clock = Clock::new();
     let engine =
         EngineContext::new(&settings).map_err(|cause| StartError::Engine { shard: 0, cause })?;
@@ -118,11 +114,15 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
         });
     }
     drop(listening);
-    if let Err(error) = await_listening(&mut shards, &listens) {
-        drop(go);
-        join(shards);
-        return Err(error);
-    }
+    // The dump's file last: no other failure then leaves one behind.
+    let dump = match await_listening(&mut shards, &listens).and_then(|()| make_dump(&settings)) {
+        Ok(dump) => dump,
+        Err(error) => {
+            drop(go);
+            join(shards);
+            return Err(error);
+        }
+    };
     let hello = Arc::new(describe(&shards, &handlers));
     for say in go {
         let _ = say.send(hello.clone());
@@ -331,6 +331,13 @@ fn first_failure(shards: &mut [RunningShard], ended: &[usize]) -> StartError {
         shard: ended[0],
         why,
     }
+}
+
+fn make_dump(settings: &Settings) -> Result<Option<DumpWriter>, StartError> {
+    Ok(match &settings.metrics().dump_dir {
+        Some(directory) => Some(DumpWriter::create(directory, SystemTime::now())?),
+        None => None,
+    })
 }
 
 fn join(shards: Vec<RunningShard>) {

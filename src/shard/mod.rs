@@ -111,7 +111,7 @@ struct Core {
     sending: FxHashSet<PeerId>,
     /// Peers whose last handle is gone, with messages still to be sent, and until when.
     closing: Vec<(PeerId, Instant)>,
-    /// Connections that came up in this turn, to be greeted.
+    /// Connections that have come up, each once, to be greeted.
     came_up: Vec<ConnectionId>,
     /// Accepted connections that have said hello.
     introduced: FxHashMap<ConnectionId, Hello>,

@@ -37,7 +37,7 @@ impl<E: Engine> Shard<E> {
         self.step_drain(now);
         Turn {
             worked: work > 0,
-            next_wake: self.next_wake(),
+            next_wake: self.next_wake(now),
             is_over: matches!(self.core.phase, Phase::Over),
         }
     }
@@ -78,9 +78,10 @@ impl<E: Engine> Shard<E> {
         work
     }
 
-    fn next_wake(&self) -> Option<Instant> {
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
         let drain = match &self.core.phase {
-            Phase::Draining(draining) => Some(draining.until.min(draining.linger_until)),
+            Phase::Draining(draining) if now < draining.linger_until => Some(draining.linger_until),
+            Phase::Draining(draining) => Some(draining.until),
             _ => None,
         };
         let timers = [
