@@ -23,7 +23,7 @@ pub trait Engine {
     /// port 0 becomes a free port.
     fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError>;
 
-    /// Accepts no connection from now on; those that there are stay.
+    /// Accepts no connection from now on, as far as the engine can; those that there are stay.
     fn stop_listening(&mut self);
 
     /// Begins to connect, and reconnects by itself for as long as the connection is not closed.

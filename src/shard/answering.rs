@@ -179,6 +179,10 @@ impl Core {
                 if outbox.push(&welcome, &self.hello).is_err() {
                     self.recorder.counters.answers_lost += 1;
                 }
+                if !matches!(self.phase, Phase::Running) {
+                    // It connected after the others were told; without room its messages' nacks do.
+                    let _ = outbox.push(&Header::new(Kind::Goodbye, 0), &[]);
+                }
             }
             Err(error) => {
                 nack(
@@ -208,6 +212,9 @@ impl<E: Engine> Shard<E> {
                 core.tasks.push_back(unanswered);
                 count -= 1;
             }
+        }
+        if count > 0 {
+            core.linger(now);
         }
         count
     }

@@ -11,7 +11,8 @@ use crate::{
     wire::{Header, Kind},
 };
 
-/// For so long a draining shard goes on reading, to nack what was sent before its goodbye arrived.
+/// For so long a draining shard goes on reading, to nack what was sent before its goodbye arrived,
+/// and after its last answer, so that the answer is there before the connection closes.
 const LINGER: Duration = Duration::from_millis(50);
 
 impl<E: Engine> Shard<E> {
@@ -81,6 +82,14 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Core {
+    /// Something was answered: a draining shard stays a little longer. A close right behind an
+    /// answer can overtake it, where the peer writes at that moment and finds the connection gone.
+    pub(super) fn linger(&mut self, now: Instant) {
+        if let Phase::Draining(draining) = &mut self.phase {
+            draining.linger_until = (now + LINGER).min(draining.until);
+        }
+    }
+
     /// What is under way now ends here, and is counted.
     fn give_up(&mut self) {
         self.recorder.counters.indeterminate += self.tasks.live_handlers() as u64;

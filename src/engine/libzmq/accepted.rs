@@ -19,6 +19,7 @@ const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
     socket: zmq::Socket,
+    /// Removes the files of its ipc endpoints when it is dropped.
     bound: Vec<listen::Bound>,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
@@ -42,7 +43,6 @@ impl Router {
         socket.set_router_mandatory(true).map_err(socket_error)?;
         Ok(Self {
             socket,
-            bound: Vec::new(),
             by_routing_id: FxHashMap::default(),
         })
     }
@@ -58,13 +58,10 @@ impl Router {
         Ok(endpoint)
     }
 
+    /// Nobody finds an ipc endpoint from now on. A tcp port stays: libzmq's unbind would end the
+    /// accepted connections too, and with them the answers that a drain still owes.
     pub(super) fn stop_listening(&mut self) {
-        for bound in self.bound.drain(..) {
-            let endpoint = &bound.endpoint;
-            if let Err(error) = self.socket.unbind(&endpoint.to_string()) {
-                tracing::warn!(%endpoint, %error, "could not stop listening");
-            }
-        }
+        self.bound.clear();
     }
 
     #[expect(

@@ -11,7 +11,10 @@ use std::{
     path::Path,
 };
 
-use crate::{config::Endpoint, error::EngineError};
+use crate::{
+    config::{Endpoint, Host},
+    error::EngineError,
+};
 
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
 const OWNER_ONLY_SOCKET: u32 = 0o600;
@@ -32,6 +35,7 @@ pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Bound, EngineE
     let bound = socket.get_last_endpoint().ok().and_then(Result::ok);
     let endpoint = bound
         .and_then(|bound| bound.trim_end_matches('\0').parse().ok())
+        .map(canonical)
         .ok_or_else(|| refuse(at, "libzmq does not say what it bound"))?;
     let file = at.ipc_path().map(|path| protect(at, path)).transpose()?;
     Ok(Bound { endpoint, file })
@@ -59,6 +63,21 @@ impl Drop for Bound {
         if self.file.is_some() && identity(path).ok() == self.file {
             let _ = fs::remove_file(path);
         }
+    }
+}
+
+/// Our sockets speak IPv6 too, so libzmq tells an IPv4 address as `[::ffff:…]`, to which a peer
+/// without IPv6 cannot connect.
+fn canonical(bound: Endpoint) -> Endpoint {
+    match bound {
+        Endpoint::Tcp {
+            host: Host::Address(address),
+            port,
+        } => Endpoint::Tcp {
+            host: Host::Address(address.to_canonical()),
+            port,
+        },
+        other => other,
     }
 }
 

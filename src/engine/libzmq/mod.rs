@@ -10,8 +10,9 @@
 //! may the shard rely on the descriptor again.
 //!
 //! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
-//! learn that an accepted peer has gone before a send to it fails, jitter reconnects fully, bound
-//! handshake metadata or the number of connections in their handshake.
+//! stop accepting without ending those accepted before, learn that an accepted peer has gone before
+//! a send to it fails, jitter reconnects fully, bound handshake metadata or the number of
+//! connections in their handshake.
 
 mod accepted;
 mod descriptor;
@@ -192,6 +193,8 @@ impl Engine for Libzmq {
         Ok(bound)
     }
 
+    /// As far as libzmq can: who connects to a tcp port now is accepted, and the shard nacks what it
+    /// sends.
     fn stop_listening(&mut self) {
         if let Some(router) = &mut self.router {
             router.stop_listening();
