@@ -1,7 +1,7 @@
 """Runs a command to which the kernel refuses io_uring: refuse_io_uring.py ERRNO COMMAND [ARG ...]
 
-A seccomp filter of this process, inherited by the command, answers io_uring_setup with ERRNO (a name
-such as EPERM). x86-64 and aarch64 give the call the same number.
+A seccomp filter of this process, inherited by the command, answers io_uring_setup with ERRNO (a
+name such as EPERM). x86-64 and aarch64 give the call the same number.
 """
 
 import ctypes

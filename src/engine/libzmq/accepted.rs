@@ -43,6 +43,7 @@ impl Router {
         socket.set_router_mandatory(true).map_err(socket_error)?;
         Ok(Self {
             socket,
+            bound: Vec::new(),
             by_routing_id: FxHashMap::default(),
         })
     }

@@ -193,8 +193,8 @@ impl Engine for Libzmq {
         Ok(bound)
     }
 
-    /// As far as libzmq can: who connects to a tcp port now is accepted, and the shard nacks what it
-    /// sends.
+    /// As far as libzmq can: who connects to a tcp port now is accepted, and the shard nacks what
+    /// it sends.
     fn stop_listening(&mut self) {
         if let Some(router) = &mut self.router {
             router.stop_listening();
