@@ -1,13 +1,11 @@
 //! The listening side: one ROUTER, and the peers that it has heard from.
 
-use std::time::Duration;
-
 use quanta::Instant;
 use rustc_hash::FxHashMap;
 
 use super::{
     ConnectionId, EngineOptions, Event, FrameSlots, Link, Once, Slots, listen, receive,
-    receive_frames, send,
+    receive_frames, send, socket,
 };
 use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
 
@@ -38,9 +36,9 @@ impl Router {
         context: &zmq::Context,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
-        let socket = new_socket(context, zmq::ROUTER, options)?;
+        let socket = socket::new(context, zmq::ROUTER, options)?;
         // Without this a message to a full or lost peer would vanish without a word.
-        socket.set_router_mandatory(true).map_err(socket_error)?;
+        socket.set_router_mandatory(true).map_err(socket::error)?;
         Ok(Self {
             socket,
             bound: Vec::new(),
@@ -212,43 +210,4 @@ impl Peer {
         self.muted = true;
         self.outbox.clear();
     }
-}
-
-/// A socket with everything set that both kinds share.
-pub(super) fn new_socket(
-    context: &zmq::Context,
-    kind: zmq::SocketType,
-    options: &EngineOptions,
-) -> Result<zmq::Socket, EngineError> {
-    let socket = context.socket(kind).map_err(socket_error)?;
-    let ttl = millis(options.heartbeat_timeout);
-    socket
-        .set_sndhwm(options.hwm)
-        .and_then(|()| socket.set_rcvhwm(options.hwm))
-        .and_then(|()| socket.set_linger(millis(options.linger)))
-        .and_then(|()| socket.set_maxmsgsize(frame_bytes_max(options)))
-        .and_then(|()| socket.set_handshake_ivl(millis(options.handshake)))
-        .and_then(|()| socket.set_heartbeat_ivl(millis(options.heartbeat_interval)))
-        .and_then(|()| socket.set_heartbeat_timeout(millis(options.heartbeat_timeout)))
-        .and_then(|()| socket.set_heartbeat_ttl(ttl))
-        .and_then(|()| socket.set_reconnect_ivl(millis(options.reconnect_min)))
-        .and_then(|()| socket.set_reconnect_ivl_max(millis(options.reconnect_max)))
-        .and_then(|()| socket.set_ipv6(true))
-        .map_err(socket_error)?;
-    Ok(socket)
-}
-
-pub(super) fn socket_error(error: zmq::Error) -> EngineError {
-    EngineError::Socket(error.to_string())
-}
-
-/// libzmq ends the connection of whoever sends a larger frame. One that is only somewhat too large
-/// is let through, to be nacked as `TooLarge`.
-fn frame_bytes_max(options: &EngineOptions) -> i64 {
-    const TOLERANCE: i64 = 4;
-    TOLERANCE.saturating_mul(options.message_bytes_max.try_into().unwrap_or(i64::MAX))
-}
-
-fn millis(duration: Duration) -> i32 {
-    duration.as_millis().try_into().unwrap_or(i32::MAX)
 }

@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
-    ConnectionId, EngineOptions, Event, FrameSlots,
-    accepted::{new_socket, socket_error},
-    receive, receive_frames, send,
+    ConnectionId, EngineOptions, Event, FrameSlots, receive, receive_frames, send, socket,
 };
 use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
 
@@ -29,10 +27,10 @@ impl Dealer {
         options: &EngineOptions,
         to: &Endpoint,
     ) -> Result<Self, EngineError> {
-        let socket = new_socket(context, zmq::DEALER, options)?;
+        let socket = socket::new(context, zmq::DEALER, options)?;
         // Messages wait in our outbox, where they can still be counted and taken back, and not in a
         // libzmq queue for a connection that there may never be.
-        socket.set_immediate(true).map_err(socket_error)?;
+        socket.set_immediate(true).map_err(socket::error)?;
         let monitor = monitor(context, &socket)?;
         socket
             .connect(&to.to_string())
@@ -177,11 +175,11 @@ fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> Result<zmq::Socket, 
     let name = format!("inproc://corelane-monitor-{}", NEXT.fetch_add(1, Relaxed));
     let events =
         zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32 | zmq::SocketEvent::DISCONNECTED as i32;
-    socket.monitor(&name, events).map_err(socket_error)?;
-    let monitor = context.socket(zmq::PAIR).map_err(socket_error)?;
+    socket.monitor(&name, events).map_err(socket::error)?;
+    let monitor = context.socket(zmq::PAIR).map_err(socket::error)?;
     monitor
         .set_linger(0)
         .and_then(|()| monitor.connect(&name))
-        .map_err(socket_error)?;
+        .map_err(socket::error)?;
     Ok(monitor)
 }

@@ -10,14 +10,16 @@
 //! may the shard rely on the descriptor again.
 //!
 //! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
-//! stop accepting without ending those accepted before, learn that an accepted peer has gone before
-//! a send to it fails, jitter reconnects fully, bound handshake metadata or the number of
-//! connections in their handshake.
+//! send heartbeats without risking the process (`socket.rs` says why), stop accepting without
+//! ending those accepted before, learn that an accepted peer has gone before a send to it fails,
+//! jitter reconnects fully, bound handshake metadata or the number of connections in their
+//! handshake.
 
 mod accepted;
 mod descriptor;
 mod dialed;
 mod listen;
+mod socket;
 
 use std::{
     collections::VecDeque,
