@@ -13,8 +13,8 @@ use crate::error::EngineError;
 /// kernel's keepalive looks after tcp connections instead. It finds hosts that have gone, but not
 /// processes that hang: calls to those end by their deadline.
 ///
-/// The same assertion can be met by answering a peer's own heartbeat at that moment, which no option
-/// turns off: a reason more for an engine of our own.
+/// The same assertion can be met by answering a peer's own heartbeat at that moment, which no
+/// option turns off: a reason more for an engine of our own.
 pub(super) fn new(
     context: &zmq::Context,
     kind: zmq::SocketType,
