@@ -19,7 +19,6 @@ const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
     socket: zmq::Socket,
-    bound: Vec<String>,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
 
@@ -42,7 +41,6 @@ impl Router {
         socket.set_router_mandatory(true).map_err(socket_error)?;
         Ok(Self {
             socket,
-            bound: Vec::new(),
             by_routing_id: FxHashMap::default(),
         })
     }
@@ -52,17 +50,7 @@ impl Router {
     }
 
     pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
-        let bound = listen::bind(&self.socket, at)?;
-        self.bound.push(bound.to_string());
-        Ok(bound)
-    }
-
-    pub(super) fn stop_listening(&mut self) {
-        for endpoint in self.bound.drain(..) {
-            if let Err(error) = self.socket.unbind(&endpoint) {
-                tracing::warn!(%endpoint, %error, "could not stop listening");
-            }
-        }
+        listen::bind(&self.socket, at)
     }
 
     #[expect(

@@ -10,7 +10,7 @@
 //! may the shard rely on the descriptor again.
 //!
 //! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
-//! learn that an accepted peer has gone before a send to it fails, jitter reconnects fully, bound
+//! stop accepting without ending those that there are, learn that an accepted peer has gone before a send to it fails, jitter reconnects fully, bound
 //! handshake metadata or the number of connections in their handshake.
 
 mod accepted;
@@ -168,6 +168,15 @@ impl Libzmq {
             Token::Dealer(id) => match self.links.get_mut(id) {
                 Some(Link::Dialed(dealer)) => {
                     let count = dealer.receive(id, &mut self.frames, messages_max, sink);
+                    if dealer.is_spent() {
+                        let renewed = dealer
+                            .renew(&self.context, &self.options)
+                            .and_then(|()| watch_dealer(&self.epoll, dealer, id));
+                        if let Err(error) = renewed {
+                            tracing::error!(%error, "cannot connect anew with a fresh socket");
+                        }
+                        self.ready.push(token);
+                    }
                     if dealer.outbox().is_some_and(|outbox| !outbox.is_empty()) {
                         self.dirty.push(id);
                     }
@@ -192,11 +201,9 @@ impl Engine for Libzmq {
         Ok(bound)
     }
 
-    fn stop_listening(&mut self) {
-        if let Some(router) = &mut self.router {
-            router.stop_listening();
-        }
-    }
+    /// Nothing: libzmq's sessions are the listener's children, so that `zmq_unbind` would end the
+    /// connections that there are. What new ones send is the shard's to refuse.
+    fn stop_listening(&mut self) {}
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
         let dealer = Dealer::connect(&self.context, &self.options, to)?;
@@ -204,9 +211,7 @@ impl Engine for Libzmq {
         let Some(Link::Dialed(dealer)) = self.links.get_mut(id) else {
             unreachable!("was just inserted")
         };
-        let watched = watch(&self.epoll, dealer.socket(), Token::Dealer(id))
-            .and_then(|()| watch(&self.epoll, dealer.monitor(), Token::Dealer(id)));
-        if let Err(error) = watched {
+        if let Err(error) = watch_dealer(&self.epoll, dealer, id) {
             self.links.remove(id);
             return Err(error);
         }
@@ -375,6 +380,11 @@ impl Token {
             }),
         }
     }
+}
+
+fn watch_dealer(epoll: &OwnedFd, dealer: &Dealer, id: ConnectionId) -> Result<(), EngineError> {
+    watch(epoll, dealer.socket(), Token::Dealer(id))?;
+    watch(epoll, dealer.monitor(), Token::Dealer(id))
 }
 
 /// Adds a socket's `ZMQ_FD` to the shard's epoll set.
