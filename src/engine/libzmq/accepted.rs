@@ -18,6 +18,8 @@ const PEERS_MAX: usize = 16_384;
 const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
+    /// Before the socket, so that they go before it closes.
+    files: Vec<listen::SocketFile>,
     socket: zmq::Socket,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
@@ -40,6 +42,7 @@ impl Router {
         // Without this a message to a full or lost peer would vanish without a word.
         socket.set_router_mandatory(true).map_err(socket_error)?;
         Ok(Self {
+            files: Vec::new(),
             socket,
             by_routing_id: FxHashMap::default(),
         })
@@ -50,7 +53,16 @@ impl Router {
     }
 
     pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
-        listen::bind(&self.socket, at)
+        let bound = listen::bind(&self.socket, at)?;
+        self.files.extend(listen::SocketFile::of(&bound));
+        Ok(bound)
+    }
+
+    /// Over ipc nobody finds the way in any more. Over tcp libzmq's sessions are the listener's
+    /// children: `zmq_unbind` would end the connections that there are, so it goes on accepting,
+    /// and what new connections send is the shard's to refuse.
+    pub(super) fn stop_listening(&mut self) {
+        self.files.clear();
     }
 
     #[expect(

@@ -201,9 +201,11 @@ impl Engine for Libzmq {
         Ok(bound)
     }
 
-    /// Nothing: libzmq's sessions are the listener's children, so that `zmq_unbind` would end the
-    /// connections that there are. What new ones send is the shard's to refuse.
-    fn stop_listening(&mut self) {}
+    fn stop_listening(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.stop_listening();
+        }
+    }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
         let dealer = Dealer::connect(&self.context, &self.options, to)?;
