@@ -264,6 +264,9 @@ fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<
 
 /// The life of a shard's thread: listen, wait until all do, run.
 async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
+    // First of all: if a handler's factory panics, this thread ends before it has told anything,
+    // and the start fails.
+    let registry = Registry::new(&seed.handlers, &seed.info);
     let listening = engine.and_then(|mut engine| {
         let endpoints: Result<Vec<Endpoint>, EngineError> = seed
             .listen
@@ -286,7 +289,7 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
         info: seed.info,
         options: seed.shard_options,
         clock: seed.clock,
-        registry: Registry::new(&seed.handlers, &seed.info),
+        registry,
         connects: seed.connects,
         submissions: seed.submissions,
         commands: seed.commands,

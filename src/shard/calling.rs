@@ -133,7 +133,6 @@ impl<E: Engine> Shard<E> {
                 return true;
             }
             peer.is_up = true;
-            peer.is_draining = false;
             peer.epoch += 1;
             core.caller.pump(now, id, outbox);
             core.sending.insert(id);
@@ -204,6 +203,8 @@ impl Core {
         match self.peers.at(connection) {
             Some((id, peer)) => {
                 peer.is_up = false;
+                // Its goodbye was this connection's; whoever comes next has said none.
+                peer.is_draining = false;
                 self.caller.lost(id, taken);
             }
             None => self.recorder.counters.answers_lost += unsent as u64,

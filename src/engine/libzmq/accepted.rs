@@ -16,9 +16,9 @@ const PEERS_MAX: usize = 16_384;
 const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
+    /// Before the socket, so that they go before it closes.
+    files: Vec<listen::SocketFile>,
     socket: zmq::Socket,
-    /// Removes the files of its ipc endpoints when it is dropped.
-    bound: Vec<listen::Bound>,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
 
@@ -40,8 +40,8 @@ impl Router {
         // Without this a message to a full or lost peer would vanish without a word.
         socket.set_router_mandatory(true).map_err(socket::error)?;
         Ok(Self {
+            files: Vec::new(),
             socket,
-            bound: Vec::new(),
             by_routing_id: FxHashMap::default(),
         })
     }
@@ -52,15 +52,15 @@ impl Router {
 
     pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
         let bound = listen::bind(&self.socket, at)?;
-        let endpoint = bound.endpoint.clone();
-        self.bound.push(bound);
-        Ok(endpoint)
+        self.files.extend(listen::SocketFile::of(&bound));
+        Ok(bound)
     }
 
-    /// Nobody finds an ipc endpoint from now on. A tcp port stays: libzmq's unbind would end the
-    /// accepted connections too, and with them the answers that a drain still owes.
+    /// Over ipc nobody finds the way in any more. Over tcp libzmq's sessions are the listener's
+    /// children: `zmq_unbind` would end the connections that there are, so it goes on accepting,
+    /// and what new connections send is the shard's to refuse.
     pub(super) fn stop_listening(&mut self) {
-        self.bound.clear();
+        self.files.clear();
     }
 
     #[expect(

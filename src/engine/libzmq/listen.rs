@@ -8,7 +8,7 @@ use std::{
         net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -19,51 +19,55 @@ use crate::{
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
 const OWNER_ONLY_SOCKET: u32 = 0o600;
 
-/// An endpoint that a socket listens at.
-pub(super) struct Bound {
-    pub(super) endpoint: Endpoint,
-    /// Device and inode of an ipc socket's file: by then somebody else's may be there.
-    file: Option<(u64, u64)>,
-}
-
-/// Binds a socket to an endpoint; port 0 becomes a free port. Blocks only for file system calls.
-pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Bound, EngineError> {
+/// Binds a socket to an endpoint and returns the one that was really bound. Blocks only for file
+/// system calls.
+pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Endpoint, EngineError> {
     if let Some(path) = at.ipc_path() {
         prepare_path(at, path)?;
     }
     bind_unprepared(socket, at)?;
+    if let Some(path) = at.ipc_path() {
+        let owner_only = Permissions::from_mode(OWNER_ONLY_SOCKET);
+        fs::set_permissions(path, owner_only).map_err(|error| refuse(at, error.to_string()))?;
+    }
     let bound = socket.get_last_endpoint().ok().and_then(Result::ok);
-    let endpoint = bound
+    bound
         .and_then(|bound| bound.trim_end_matches('\0').parse().ok())
         .map(canonical)
-        .ok_or_else(|| refuse(at, "libzmq does not say what it bound"))?;
-    let file = at.ipc_path().map(|path| protect(at, path)).transpose()?;
-    Ok(Bound { endpoint, file })
+        .ok_or_else(|| refuse(at, "libzmq does not say what it bound".to_owned()))
 }
 
-/// Lets nobody but the owner connect, whatever the directory's mode.
-fn protect(at: &Endpoint, path: &Path) -> Result<(u64, u64), EngineError> {
-    let owner_only = Permissions::from_mode(OWNER_ONLY_SOCKET);
-    fs::set_permissions(path, owner_only)
-        .and_then(|()| identity(path))
-        .map_err(|error| refuse(at, error.to_string()))
+/// The file of an ipc socket, which libzmq leaves behind. Dropping this removes it, unless somebody
+/// else's is there by now; to be dropped while the socket still listens, when nobody takes it for
+/// stale.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
 }
 
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
+impl SocketFile {
+    /// The file of this endpoint, if it has one.
+    pub(super) fn of(bound: &Endpoint) -> Option<Self> {
+        let path = bound.ipc_path()?.to_owned();
+        let file = identify(&path)?;
+        Some(Self { path, file })
+    }
 }
 
-/// Removes the socket's file, which libzmq leaves behind.
-impl Drop for Bound {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        let Some(path) = self.endpoint.ipc_path() else {
-            return;
-        };
-        if self.file.is_some() && identity(path).ok() == self.file {
-            let _ = fs::remove_file(path);
+        if identify(&self.path) == Some(self.file)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
         }
     }
+}
+
+fn identify(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Our sockets speak IPv6 too, so libzmq tells an IPv4 address as `[::ffff:…]`, to which a peer
