@@ -221,16 +221,20 @@ pub(super) fn new_socket(
     options: &EngineOptions,
 ) -> Result<zmq::Socket, EngineError> {
     let socket = context.socket(kind).map_err(socket_error)?;
-    let ttl = millis(options.heartbeat_timeout);
+    let probe_s = seconds(options.heartbeat_interval);
+    let probes = seconds(options.heartbeat_timeout) / probe_s;
     socket
         .set_sndhwm(options.hwm)
         .and_then(|()| socket.set_rcvhwm(options.hwm))
         .and_then(|()| socket.set_linger(millis(options.linger)))
         .and_then(|()| socket.set_maxmsgsize(frame_bytes_max(options)))
         .and_then(|()| socket.set_handshake_ivl(millis(options.handshake)))
-        .and_then(|()| socket.set_heartbeat_ivl(millis(options.heartbeat_interval)))
-        .and_then(|()| socket.set_heartbeat_timeout(millis(options.heartbeat_timeout)))
-        .and_then(|()| socket.set_heartbeat_ttl(ttl))
+        // Not ZMTP's heartbeats: libzmq 4.3's timer for them aborts the process if it finds a
+        // connection whose peer has gone and whose input a full queue holds back (issue 4364).
+        .and_then(|()| socket.set_tcp_keepalive(1))
+        .and_then(|()| socket.set_tcp_keepalive_idle(probe_s))
+        .and_then(|()| socket.set_tcp_keepalive_intvl(probe_s))
+        .and_then(|()| socket.set_tcp_keepalive_cnt(probes.max(1)))
         .and_then(|()| socket.set_reconnect_ivl(millis(options.reconnect_min)))
         .and_then(|()| socket.set_reconnect_ivl_max(millis(options.reconnect_max)))
         .and_then(|()| socket.set_ipv6(true))
@@ -247,6 +251,11 @@ pub(super) fn socket_error(error: zmq::Error) -> EngineError {
 fn frame_bytes_max(options: &EngineOptions) -> i64 {
     const TOLERANCE: i64 = 4;
     TOLERANCE.saturating_mul(options.message_bytes_max.try_into().unwrap_or(i64::MAX))
+}
+
+/// At least one: keepalive counts no less.
+fn seconds(duration: Duration) -> i32 {
+    duration.as_secs().clamp(1, 32_767) as i32
 }
 
 fn millis(duration: Duration) -> i32 {

@@ -10,8 +10,11 @@
 //! may the shard rely on the descriptor again.
 //!
 //! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
-//! stop accepting without ending those that there are, learn that an accepted peer has gone before a send to it fails, jitter reconnects fully, bound
-//! handshake metadata or the number of connections in their handshake.
+//! stop accepting without ending those that there are, learn that an accepted peer has gone before
+//! a send to it fails, jitter reconnects fully, bound handshake metadata or the number of
+//! connections in their handshake, and send heartbeats: those of libzmq 4.3 can abort the process,
+//! so the kernel's keepalive probes at the heartbeat's interval instead. It finds a host that has
+//! vanished, not a process that has stopped.
 
 mod accepted;
 mod descriptor;
