@@ -99,7 +99,7 @@ impl Tasks {
         self.guests.set(self.guests.get() + 1);
         let (guests, finished) = (self.guests.clone(), self.finished.clone());
         (self.spawner)(Box::pin(async move {
-            // Its panic must end nobody else; whoever waits for its result learns that there is none.
+            // Its panic must end nobody else; who waits for its result learns that there is none.
             if AssertUnwindSafe(future).catch_unwind().await.is_err() {
                 tracing::error!("a task that the runtime was given has panicked");
             }

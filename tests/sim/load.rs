@@ -44,6 +44,8 @@ pub(crate) enum Mode {
 }
 
 type Reply = Result<Bytes, CallError>;
+/// A confirm's reply is empty.
+type Answer = Pin<Box<dyn Future<Output = Reply>>>;
 
 /// A message that was accepted.
 pub(crate) struct Sent {
@@ -53,7 +55,7 @@ pub(crate) struct Sent {
     pub(crate) peer: usize,
     pub(crate) deadline: Instant,
     pub(crate) end: Option<End>,
-    call: Option<Pin<Box<dyn Future<Output = Reply>>>>,
+    call: Option<Answer>,
 }
 
 /// How a call ended.
@@ -76,7 +78,7 @@ impl Sent {
         within: Duration,
     ) -> Result<Self, NotSent> {
         let message = message.raw(order.encode().to_vec()).to(peer);
-        let call: Result<Option<Pin<Box<dyn Future<Output = Reply>>>>, SendError> = match mode {
+        let call: Result<Option<Answer>, SendError> = match mode {
             Mode::OneWay => message.one_way().map(|()| None),
             Mode::Confirm => message.confirm().within(within).send().map(|call| {
                 let reply = async move { call.await.map(|()| Bytes::new()) };
