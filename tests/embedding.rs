@@ -53,6 +53,7 @@ macro_rules! suite {
                     any_duration_is_a_deadline
                     nobody_there_is_not_sent_with_the_payload_back
                     a_killed_peer_is_indeterminate_and_the_next_one_is_found
+                    a_flooding_peer_that_dies_ends_nobody
                     a_full_queue_gives_the_payload_back
                     handles_may_be_dropped_in_any_order;
                 stopping:

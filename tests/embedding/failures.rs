@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use corelane::error::{CallError, Indeterminate, NotSent};
+use corelane::{
+    error::{CallError, Indeterminate, NotSent},
+    handler::inline_raw,
+    wire::{HandlerKey, Header, Kind},
+};
 use tempfile::TempDir;
 
 use crate::service::{PATIENCE, Setup, echo, eventually, sleep};
@@ -103,6 +107,44 @@ pub(crate) fn a_killed_peer_is_indeterminate_and_the_next_one_is_found(setup: &S
     let account = peer.account();
     assert_eq!((account.handled, account.indeterminate), (1, 1));
     drop(directory);
+}
+
+/// libzmq's heartbeat timer aborts the process if it finds a connection whose peer has gone and
+/// whose input is held back by a full queue (its issues 3596, 3937 and 4364).
+pub(crate) fn a_flooding_peer_that_dies_ends_nobody(setup: &Setup) {
+    let stuck = inline_raw("stuck", |_, _, _| {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(())
+    });
+    let service = setup.serve_with(1, vec![stuck, echo()], |limits| {
+        limits.heartbeat_interval_ms = 20;
+        limits.heartbeat_timeout_ms = 2_000;
+    });
+    let context = zmq::Context::new();
+    let flood = context.socket(zmq::DEALER).unwrap();
+    flood.set_linger(0).unwrap();
+    flood.set_sndhwm(0).unwrap();
+    flood.connect(&service.endpoint).unwrap();
+    let send = |handler: &str| {
+        let header = Header {
+            handler: HandlerKey::of(handler),
+            ..Header::new(Kind::OneWay, 1)
+        };
+        flood
+            .send_multipart([&header.encode()[..], &[7; 100]], 0)
+            .unwrap();
+    };
+    send("stuck");
+    // More than its queue and the kernel's buffers take while it is stuck.
+    (0..100_000).for_each(|_| send("echo"));
+    std::thread::sleep(Duration::from_millis(100));
+    drop(flood);
+    std::thread::sleep(Duration::from_millis(300));
+
+    let caller = setup.caller();
+    let peer = service.connect(&caller);
+    let message = caller.client().message("echo").raw("alive").to(&peer);
+    assert_eq!(message.request().wait(), Ok(Bytes::from("alive")));
 }
 
 pub(crate) fn a_full_queue_gives_the_payload_back(setup: &Setup) {

@@ -47,6 +47,8 @@ pub(crate) enum Mode {
 }
 
 type Reply = Result<Bytes, CallError>;
+/// A confirm's reply is empty.
+type Answer = Pin<Box<dyn Future<Output = Reply>>>;
 
 /// A message that was accepted.
 pub(crate) struct Sent {
@@ -56,7 +58,7 @@ pub(crate) struct Sent {
     pub(crate) peer: usize,
     pub(crate) deadline: Instant,
     pub(crate) end: Option<End>,
-    call: Option<Pin<Box<dyn Future<Output = Reply>>>>,
+    call: Option<Answer>,
 }
 
 /// How a call ended.

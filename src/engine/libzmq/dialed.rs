@@ -69,6 +69,7 @@ impl Dealer {
         self.state = State::Down;
         let (socket, monitor) = connect(context, options, &self.to)?;
         self.socket.set_linger(0).map_err(socket::error)?;
+        silence(&self.socket);
         (self.socket, self.monitor) = (socket, monitor);
         Ok(())
     }
@@ -222,10 +223,30 @@ fn connect(
     Ok((socket, monitor))
 }
 
-fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> Result<zmq::Socket, EngineError> {
-    /// Names must differ within a context, and shards share one.
+impl Drop for Dealer {
+    fn drop(&mut self) {
+        silence(&self.socket);
+    }
+}
+
+/// Has a socket report nothing any more, before its monitor is closed. libzmq closes a socket when
+/// it comes to it, and reports until then with a send that waits for ever for a reader that is
+/// gone: its I/O thread would stand still, and with it every connection.
+fn silence(socket: &zmq::Socket) {
+    // The crate has no way to name no endpoint; one that nothing is reported to does as well.
+    if let Err(error) = socket.monitor(&monitor_name(), 0) {
+        tracing::warn!(%error, "cannot stop a monitor");
+    }
+}
+
+/// Names must differ within a context, and shards share one.
+fn monitor_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = format!("inproc://corelane-monitor-{}", NEXT.fetch_add(1, Relaxed));
+    format!("inproc://corelane-monitor-{}", NEXT.fetch_add(1, Relaxed))
+}
+
+fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> Result<zmq::Socket, EngineError> {
+    let name = monitor_name();
     let events = zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32
         | zmq::SocketEvent::DISCONNECTED as i32
         | zmq::SocketEvent::CONNECT_RETRIED as i32;
