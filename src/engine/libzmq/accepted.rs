@@ -1,6 +1,10 @@
 //! The listening side: one ROUTER, and the peers that it has heard from.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use quanta::Instant;
 use rustc_hash::FxHashMap;
@@ -19,6 +23,8 @@ const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
     socket: zmq::Socket,
+    /// The sockets in the file system, which libzmq would leave behind.
+    ipc_paths: Vec<PathBuf>,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
 
@@ -41,6 +47,7 @@ impl Router {
         socket.set_router_mandatory(true).map_err(socket_error)?;
         Ok(Self {
             socket,
+            ipc_paths: Vec::new(),
             by_routing_id: FxHashMap::default(),
         })
     }
@@ -49,8 +56,23 @@ impl Router {
         &self.socket
     }
 
-    pub(super) fn listen(&self, at: &Endpoint) -> Result<Endpoint, EngineError> {
-        listen::bind(&self.socket, at)
+    pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
+        let bound = listen::bind(&self.socket, at)?;
+        self.ipc_paths.extend(at.ipc_path().map(Path::to_owned));
+        Ok(bound)
+    }
+
+    /// Nobody finds the ipc sockets from now on. To unbind would end the accepted connections too,
+    /// and with them the answers that a drain still owes; so over tcp, who connects now is
+    /// accepted, and the shard nacks what it sends.
+    pub(super) fn stop_listening(&mut self) {
+        // While it is bound, no other process takes such a path for a stale one and puts its own
+        // there.
+        for path in self.ipc_paths.drain(..) {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "could not remove a socket");
+            }
+        }
     }
 
     #[expect(
@@ -184,6 +206,12 @@ impl Router {
         for (_, connection) in silent.into_iter().take(FORGOTTEN_AT_ONCE) {
             self.forget(links, connection, sink);
         }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.stop_listening();
     }
 }
 

@@ -10,8 +10,9 @@
 //! may the shard rely on the descriptor again.
 //!
 //! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
-//! stop accepting without ending those accepted before, learn that an accepted peer has gone before a send to it fails, jitter reconnects fully, bound
-//! handshake metadata or the number of connections in their handshake.
+//! stop accepting over tcp without ending those accepted before, learn that an accepted peer has
+//! gone before a send to it fails, jitter reconnects fully, bound handshake metadata or the number
+//! of connections in their handshake.
 
 mod accepted;
 mod descriptor;
@@ -186,15 +187,17 @@ impl Engine for Libzmq {
             watch(&self.epoll, router.socket(), Token::Router)?;
             self.router = Some(router);
         }
-        let router = self.router.as_ref().expect("was just made");
+        let router = self.router.as_mut().expect("was just made");
         let bound = router.listen(at)?;
         self.ready.push(Token::Router);
         Ok(bound)
     }
 
-    /// Nothing: libzmq's unbind would end the accepted connections too, and with them the answers
-    /// that a drain still owes. Who connects now is accepted; the shard nacks what it sends.
-    fn stop_listening(&mut self) {}
+    fn stop_listening(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.stop_listening();
+        }
+    }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
         let dealer = Dealer::connect(&self.context, &self.options, to)?;
