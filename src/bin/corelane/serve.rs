@@ -9,12 +9,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use corelane::{
-    Config, Runtime,
-    error::{ConfigError, StartError},
-    placement,
-    runtime::Totals,
-};
+use corelane::{Config, Runtime, error::StartError, placement, runtime::Totals};
 use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -111,7 +106,7 @@ fn start(args: &ServeArgs) -> Result<Runtime, StartError> {
         .start()
 }
 
-fn config(args: &ServeArgs) -> Result<Config, ConfigError> {
+fn config(args: &ServeArgs) -> Result<Config, StartError> {
     let mut config = match &args.config {
         Some(file) => Config::from_file(file)?,
         None => Config::default(),
