@@ -48,7 +48,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             "tcp://127.0.0.1:0".into(),
         ])
         .with_dump_dir(&directory);
-    std::fs::create_dir(&directory)?;
 
     let runtime = Runtime::builder(config)
         .handler(inline("sum", |sum: Sum, _cx| {

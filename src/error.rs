@@ -84,7 +84,8 @@ pub enum CodecError {
 pub enum EngineError {
     /// Somebody else listens there.
     #[error(
-        "{endpoint} is in use: stop what listens there, or listen at another one (tcp port 0: any free port)"
+        "{endpoint} is in use: stop what listens there, or listen at another one (tcp port 0: any \
+         free port)"
     )]
     InUse {
         /// What was to be bound.
@@ -137,7 +138,8 @@ impl fmt::Debug for SendError {
 pub enum NotSent {
     /// A bounded queue is full: the inbox of the shard, or what may wait for this peer.
     #[error(
-        "a queue on the way is full; wait for answers, or raise limits.outgoing_messages_max or limits.inbox_capacity"
+        "a queue on the way is full; wait for answers, or raise limits.outgoing_messages_max or \
+         limits.inbox_capacity"
     )]
     Full,
     /// As many calls as limits.outstanding_max allows wait for their answers.
@@ -295,6 +297,18 @@ pub enum StartError {
         /// What it takes.
         bytes_min: u64,
     },
+    /// Too few descriptors are left for the shards' rings and sockets; libzmq aborts and glommio
+    /// panics when they run out of them at start.
+    #[error(
+        "only {left} more files may be open, and the shards may take {needed} to start: raise the \
+         limit with `ulimit -n`, LimitNOFILE= in a systemd unit, or --ulimit nofile= in a container"
+    )]
+    Descriptors {
+        /// The limit, less what is open.
+        left: u64,
+        /// What it may take, before the first connection.
+        needed: u64,
+    },
     /// A shard's thread or executor could not be made.
     #[error("shard {shard} could not start: {why}")]
     Shard {
@@ -322,12 +336,14 @@ impl From<ConfigError> for StartError {
 pub enum IoUringRefusal {
     /// EPERM or EACCES.
     #[error(
-        "permission denied; allow it with `sysctl kernel.io_uring_disabled=0`, or in the container's seccomp profile"
+        "permission denied; allow it with `sysctl kernel.io_uring_disabled=0`, or in the \
+         container's seccomp profile"
     )]
     Forbidden,
     /// ENOSYS.
     #[error(
-        "the kernel or sandbox has none; use Linux 5.8 or later, or a sandbox that passes it through"
+        "the kernel or sandbox has none; use Linux 5.8 or later, or a sandbox that passes it \
+         through"
     )]
     Missing,
     /// ENOMEM.

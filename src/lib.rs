@@ -1,7 +1,25 @@
 //! Active messages over ZeroMQ: a message names a handler, and the handler runs, inline, on the
 //! pinned core that read it.
 //!
-//! (more to come)
+//! ```text
+//! peer ──ZMTP──► engine ─► decode header ─► registry ─┬─ inline: called here, the reply encoded
+//!                (sockets owned by one shard)         │  into the connection's own write buffer
+//!                                                     └─ spawned: a local task on this shard
+//! ```
+//!
+//! The paved path: [`Config`] → [`Runtime`] with [handlers](handler) → [`Client`](client::Client) →
+//! [`Peer`](client::Peer) → a message. The modules below it are public for those who build
+//! engines, peers in other languages, or tests under a virtual clock.
+//!
+//! - [`handler`]: what runs, and how it is made per shard.
+//! - [`client`]: sending, in three delivery modes.
+//! - [`config`], [`placement`]: which CPUs, which endpoints, which limits.
+//! - [`metrics`]: counters, histograms, dumps.
+//! - [`wire`], [`codec`]: the bytes.
+//! - [`engine`], [`route`], [`peers`], [`shard`], [`runtime`]: what it is made of;
+//!   `docs/architecture.md` says how it fits together.
+//!
+//! Linux with io_uring (5.8 or later) only. Nothing here needs or starts tokio.
 
 // What people read from a service's output is the service's to decide.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -22,3 +40,8 @@ pub mod wire;
 
 pub use config::Config;
 pub use runtime::Runtime;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -176,9 +176,9 @@ impl Runtime {
     {
         let (done, result) = oneshot::async_channel();
         let guest = Box::new(move |cx: TaskContext| -> crate::shard::LocalFuture {
-            let future = task(cx);
-            // Whoever waited for the result may have stopped waiting.
-            Box::pin(async move { drop(done.send(future.await)) })
+            // Called inside the future, where its panic is the task's own. Whoever waited for the
+            // result may have stopped waiting.
+            Box::pin(async move { drop(done.send(task(cx).await)) })
         });
         // Refused by a stopped shard, the task is dropped, and its result's channel with it.
         let _ = self.shards[shard].commands.send(Command::Run(guest));

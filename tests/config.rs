@@ -162,7 +162,8 @@ fn a_value_that_the_program_set_is_not_blamed_on_a_line() {
     assert_eq!(
         error.to_string(),
         format!(
-            "<program>: limits.drain_ms: must be at most 3600000, is {}; remove the line to use 5000",
+            "<program>: limits.drain_ms: must be at most 3600000, is {}; \
+             remove the line to use 5000",
             u64::MAX
         )
     );

@@ -128,16 +128,16 @@ impl Caller {
     /// Takes a message, and writes it into `outbox` if the peer has one with room and nothing waits
     /// before it.
     pub fn submit(&mut self, now: Instant, message: Submitted, outbox: Option<&mut Outbox>) {
-        let Some(queue) = self.queues.get_mut(&message.peer) else {
+        let peer = message.peer;
+        if !self.queues.contains_key(&peer) {
             return self.refuse(message, NotSent::Closed);
-        };
-        queue.shared.account.add(Entry::Accepted);
-        if message.completion.is_some() && self.calls.is_full() {
+        }
+        if message.wants_answer() && self.calls.is_full() {
             return self.refuse(message, NotSent::Outstanding);
         }
-        let peer = message.peer;
         let waiting = self.enter(message);
         let queue = self.queues.get_mut(&peer).expect("was just found");
+        queue.shared.account.add(Entry::Accepted);
         queue.waiting.push_back(waiting);
         if let Some(outbox) = outbox {
             self.pump(now, peer, outbox);
@@ -166,6 +166,8 @@ impl Caller {
             None => Entry::Lost,
         };
         if let Some(queue) = queue {
+            // The caller was told that it is accepted, as it took credit.
+            queue.shared.account.add(Entry::Accepted);
             queue.shared.account.add(end);
         }
         self.settled.push(Settled {
@@ -469,3 +471,6 @@ fn remaining_us(now: Instant, deadline: Instant) -> u32 {
     let remaining = deadline.saturating_duration_since(now).as_micros();
     remaining.clamp(1, u128::from(u32::MAX)) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,9 @@ use crate::{
     wire::{Codec, HandlerKey, Kind},
 };
 
+/// As long a time as the wire can tell.
+const DEADLINE_MAX: Duration = Duration::from_micros(u32::MAX as u64);
+
 /// A message that names its handler and has no payload yet.
 #[derive(Debug)]
 #[must_use = "a message is sent only once it has a peer and a delivery mode"]
@@ -168,6 +171,7 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
             });
         }
         let submitted_at = client.now();
+        let within = within.map(|within| within.min(DEADLINE_MAX));
         let message = Submitted {
             peer: self.peer.id(),
             kind,
@@ -225,7 +229,7 @@ pub struct Request<'c, C, K, E> {
 }
 
 impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
-    /// The time that the call may take in all, rounded down to microseconds on the wire. Without it
+    /// The time that the call may take in all, at most some 71 minutes. Without it
     /// the config's `limits.deadline_ms` counts.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
@@ -262,7 +266,7 @@ pub struct Confirm<'c, C, K> {
 }
 
 impl<C: Submit, K> Confirm<'_, C, K> {
-    /// The time that it may take in all, rounded down to microseconds on the wire. Without it the
+    /// The time that it may take in all, at most some 71 minutes. Without it the
     /// config's `limits.deadline_ms` counts.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);

@@ -12,8 +12,10 @@
 //! let peer = client.connect("tcp://127.0.0.1:7400")?;
 //! let within = Duration::from_millis(5);
 //! let sum = Sum { a: 1, b: 2 };
-//! // A request: at most one execution, at most one reply. `.await` instead of `.wait()` works on any executor.
-//! let total: Total = client.message("sum").json(&sum)?.to(&peer).request().within(within).wait()?;
+//! // A request: at most one execution, at most one reply. `.await` instead of `.wait()` works on
+//! // any executor.
+//! let request = client.message("sum").json(&sum)?.to(&peer).request();
+//! let total: Total = request.within(within).wait()?;
 //! // Confirmed: `Ok` once the handler has returned.
 //! client.message("count").to(&peer).confirm().within(within).wait()?;
 //! // One-way: `Ok` once it stands in a bounded queue, and nothing more.
@@ -30,7 +32,7 @@ mod calls;
 mod message;
 mod submit;
 
-pub use call::Call;
+pub use call::{Acked, Call, Expect, RawReply, TypedReply};
 pub use caller::{Caller, Settled};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
 pub use submit::{

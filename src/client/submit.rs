@@ -403,6 +403,11 @@ impl Submitted {
         self.peer
     }
 
+    /// Whether somebody waits for its answer: it is not one-way.
+    pub fn wants_answer(&self) -> bool {
+        self.completion.is_some()
+    }
+
     /// The error that gives the payload back.
     pub(super) fn refuse(self, why: NotSent) -> SendError {
         SendError {

@@ -27,7 +27,8 @@ pub struct LimitsConfig {
     pub unauthenticated_max: u64,
     /// Bytes held for each of those. Not enforced by `libzmq`.
     pub unauthenticated_bytes_max: u64,
-    /// Time between two heartbeats on a connection.
+    /// Time between two heartbeats on a connection. The libzmq engine has the kernel probe idle tcp
+    /// connections instead, in whole seconds: libzmq's own heartbeats can abort the process.
     pub heartbeat_interval_ms: u64,
     /// Silence after which a peer is lost.
     pub heartbeat_timeout_ms: u64,

@@ -70,8 +70,6 @@ pub trait Engine {
 pub struct EngineOptions {
     /// Bytes of the largest frame that is accepted.
     pub message_bytes_max: usize,
-    /// Frames of a multipart message beyond which its sender is refused.
-    pub frames_max: usize,
     /// Messages that one outbox holds.
     pub outgoing_messages_max: usize,
     /// Bytes that one outbox holds.

@@ -57,7 +57,9 @@ struct Cables {
     nodes: usize,
     ports: u16,
     listeners: BTreeMap<String, usize>,
-    cables: slab::Slab<Cable>,
+    /// By a number that no other cable ever has: both ends learn of a cut in their own time.
+    cables: BTreeMap<usize, Cable>,
+    cables_made: usize,
     /// Connections that a node's next poll is to make or lose.
     changes: Vec<VecDeque<Change>>,
 }
@@ -98,7 +100,8 @@ impl Network {
             nodes: 0,
             ports: 0,
             listeners: BTreeMap::new(),
-            cables: slab::Slab::new(),
+            cables: BTreeMap::new(),
+            cables_made: 0,
             changes: Vec::new(),
         })))
     }
@@ -119,22 +122,34 @@ impl Network {
 
     /// Cuts every connection; what is under way is lost. Dialing ends connect again.
     pub fn cut_all(&self) {
-        let mut cables = self.0.borrow_mut();
-        let cut: Vec<usize> = cables.cables.iter().map(|(cable, _)| cable).collect();
-        for cable in cut {
-            cables.cut(cable);
-        }
+        self.0.borrow_mut().cut_where(|_| true);
     }
 }
 
 impl Cables {
     /// Both ends learn of it by their next poll.
     fn cut(&mut self, cable: usize) {
-        if let Some(lost) = self.cables.try_remove(cable) {
+        if let Some(lost) = self.cables.remove(&cable) {
             for node in lost.nodes {
                 self.changes[node].push_back(Change::Cut { cable });
             }
         }
+    }
+
+    fn cut_where(&mut self, is_cut: impl Fn(&Cable) -> bool) {
+        let cut = self.cables.iter().filter(|(_, cable)| is_cut(cable));
+        let cut: Vec<usize> = cut.map(|(&number, _)| number).collect();
+        for cable in cut {
+            self.cut(cable);
+        }
+    }
+
+    fn connect(&mut self, nodes: [usize; 2]) -> usize {
+        self.cables_made += 1;
+        let under_way = Default::default();
+        self.cables
+            .insert(self.cables_made, Cable { nodes, under_way });
+        self.cables_made
     }
 
     fn delay(&mut self) -> Duration {
@@ -172,11 +187,7 @@ impl Sim {
                 link.retry_at = Some(now + self.options.reconnect_min);
                 continue;
             };
-            let nodes = [self.node, listener];
-            let cable = cables.cables.insert(Cable {
-                nodes,
-                under_way: Default::default(),
-            });
+            let cable = cables.connect([self.node, listener]);
             cables.changes[listener].push_back(Change::Accepted { cable });
             link.cable = Some((cable, 0));
             sink(Event::Up(id));
@@ -221,8 +232,18 @@ impl Sim {
 
     fn next_parcel(&mut self, (cable, end): (usize, usize), now: Instant) -> Option<Parcel> {
         let mut cables = self.network.0.borrow_mut();
-        let arriving = &mut cables.cables.get_mut(cable)?.under_way[1 - end];
+        let arriving = &mut cables.cables.get_mut(&cable)?.under_way[1 - end];
         arriving.pop_front_if(|parcel| parcel.due <= now)
+    }
+}
+
+/// As when a process dies: its peers lose their connections.
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.stop_listening();
+        let node = self.node;
+        let mut cables = self.network.0.borrow_mut();
+        cables.cut_where(|cable| cable.nodes.contains(&node));
     }
 }
 
@@ -319,7 +340,7 @@ impl Engine for Sim {
             while let Some(message) = link.outbox.front() {
                 let due = now + cables.delay();
                 let in_flight_max = cables.weather.in_flight_max;
-                let Some(cable) = cables.cables.get_mut(cable) else {
+                let Some(cable) = cables.cables.get_mut(&cable) else {
                     break;
                 };
                 let leaving = &mut cable.under_way[end];
@@ -349,7 +370,7 @@ impl Engine for Sim {
         let cables = self.network.0.borrow();
         let arrivals = self.links.iter().filter_map(|(_, link)| {
             let (cable, end) = link.cable?;
-            Some(cables.cables.get(cable)?.under_way[1 - end].front()?.due)
+            Some(cables.cables.get(&cable)?.under_way[1 - end].front()?.due)
         });
         let retries = self.links.iter().filter_map(|(_, link)| match link.cable {
             None => link.retry_at,

@@ -1,18 +1,10 @@
 //! What a handler knows of its call and of where it runs.
 
-use std::{
-    cell::RefCell,
-    cmp::Reverse,
-    collections::BinaryHeap,
-    future::Future,
-    pin::Pin,
-    rc::Rc,
-    task::{Poll, Waker},
-    time::Duration,
-};
+use std::{rc::Rc, time::Duration};
 
-use quanta::{Clock, Instant};
+use quanta::Instant;
 
+use super::{Sleep, Timers};
 use crate::client::LocalClient;
 
 /// The shard that a handler runs on.
@@ -102,98 +94,8 @@ impl TaskContext {
     }
 
     /// Waits, by the shard's clock: the task goes on in the first turn after this time has passed.
+    /// A time that the clock cannot count, centuries, never passes.
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        let due = self.timers.clock.now() + duration;
-        Sleep {
-            timers: self.timers.clone(),
-            due,
-            registered: false,
-        }
-    }
-}
-
-/// The timers of a shard's tasks. The reactor fires them, so that they work under a virtual clock
-/// too.
-#[derive(Debug)]
-pub struct Timers {
-    clock: Clock,
-    due: RefCell<BinaryHeap<Reverse<Due>>>,
-}
-
-#[derive(Debug)]
-struct Due(Instant, Waker);
-
-impl Timers {
-    /// No timers yet; sleeps begin by this clock.
-    pub fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            due: RefCell::default(),
-        }
-    }
-
-    /// Wakes the tasks whose time has come, and says how many.
-    pub fn fire(&self, now: Instant) -> usize {
-        let mut count = 0;
-        while self.next_due().is_some_and(|due| due <= now) {
-            let timer = self.due.borrow_mut().pop();
-            if let Some(Reverse(Due(_, waker))) = timer {
-                waker.wake();
-                count += 1;
-            }
-        }
-        count
-    }
-
-    /// When `fire` must be called next.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.due.borrow().peek().map(|Reverse(Due(due, _))| *due)
-    }
-}
-
-/// Ends when its time has passed; made by [`TaskContext::sleep`].
-#[derive(Debug)]
-#[must_use = "a sleep does nothing unless it is awaited"]
-pub struct Sleep {
-    timers: Rc<Timers>,
-    due: Instant,
-    registered: bool,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.timers.clock.now() >= self.due {
-            return Poll::Ready(());
-        }
-        if !self.registered {
-            self.registered = true;
-            self.timers
-                .due
-                .borrow_mut()
-                .push(Reverse(Due(self.due, cx.waker().clone())));
-        }
-        Poll::Pending
-    }
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
+        Timers::sleep(&self.timers, duration)
     }
 }

@@ -383,3 +383,6 @@ async fn guard(mut task: TaskFuture, reply_bytes_max: usize) -> Result<Bytes, Fa
     check_reply(reply.len(), reply_bytes_max)?;
     Ok(reply)
 }
+
+#[cfg(test)]
+mod tests;

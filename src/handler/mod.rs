@@ -5,7 +5,9 @@
 //! connection's own write buffer.
 //!
 //! ```
-//! use corelane::handler::{HandlerError, inline, inline_in_place, inline_raw, inline_with, spawned};
+//! use corelane::handler::{
+//!     HandlerError, inline, inline_in_place, inline_raw, inline_with, spawned,
+//! };
 //!
 //! #[derive(serde::Deserialize)]
 //! struct Sum { a: i64, b: i64 }
@@ -44,12 +46,14 @@ mod dispatch;
 mod inline;
 mod registry;
 mod spawned;
+mod timers;
 
 pub use crate::error::HandlerError;
-pub use context::{Context, ShardInfo, Sleep, TaskContext, Timers};
+pub use context::{Context, ShardInfo, TaskContext};
 pub use dispatch::{Arrival, Dispatch, Failure, Lent, Spawning};
 pub use inline::{
     inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with,
 };
 pub use registry::{Handler, Registry};
 pub use spawned::{spawned, spawned_raw};
+pub use timers::{Sleep, Timers};

@@ -37,7 +37,8 @@ pub struct Counters {
     /// Inline runs that took longer than their budget.
     pub inline_overruns: u64,
 
-    /// Calling side: messages that were given to the client for an answer.
+    /// Calling side: requests and confirmed messages that this shard was given to send. They end as
+    /// the four entries that follow.
     pub calls: u64,
     /// Calls that were answered by a response or an ack.
     pub answered: u64,

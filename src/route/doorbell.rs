@@ -61,9 +61,10 @@ impl Doorbell {
         !self.parked.load(Ordering::Acquire)
     }
 
-    /// The reader is awake.
+    /// The reader is awake. Its waker is dropped here, on its own thread.
     pub fn leave(&self) {
         self.parked.store(false, Ordering::Relaxed);
+        drop(self.take());
     }
 
     #[cfg(not(loom))]
@@ -71,9 +72,19 @@ impl Doorbell {
         self.waker.register(waker);
     }
 
+    #[cfg(not(loom))]
+    fn take(&self) -> Option<Waker> {
+        self.waker.take()
+    }
+
     #[cfg(loom)]
     fn register(&self, waker: &Waker) {
         self.waker.register_by_ref(waker);
+    }
+
+    #[cfg(loom)]
+    fn take(&self) -> Option<Waker> {
+        self.waker.take_waker()
     }
 }
 

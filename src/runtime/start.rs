@@ -62,11 +62,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let plan = placement::place(&settings)?;
     let listen = settings.listen_by_shard(plan.shards.len())?;
     Registry::check(&handlers)?;
-    shard::is_possible()?;
-    let dump = match &settings.metrics().dump_dir {
-        Some(directory) => Some(DumpWriter::create(directory, SystemTime::now())?),
-        None => None,
-    };
+    shard::are_possible(plan.shards.len())?;
     let clock = Clock::new();
     let engine =
         EngineContext::new(&settings).map_err(|cause| StartError::Engine { shard: 0, cause })?;
@@ -118,11 +114,15 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
         });
     }
     drop(listening);
-    if let Err(error) = await_listening(&mut shards, &listens) {
-        drop(go);
-        join(shards);
-        return Err(error);
-    }
+    // The dump's file last: no other failure then leaves one behind.
+    let dump = match await_listening(&mut shards, &listens).and_then(|()| make_dump(&settings)) {
+        Ok(dump) => dump,
+        Err(error) => {
+            drop(go);
+            join(shards);
+            return Err(error);
+        }
+    };
     let hello = Arc::new(describe(&shards, &handlers));
     for say in go {
         let _ = say.send(hello.clone());
@@ -208,6 +208,8 @@ fn shard_options(settings: &Settings) -> ShardOptions {
     ShardOptions {
         turn_messages_max: limits.turn_messages_max,
         message_bytes_max: limits.message_bytes_max,
+        frames_max: limits.frames_max,
+        close_within: limits.drain,
         spawned_max: limits.spawned_max,
         outstanding_max: limits.outstanding_max,
         inbox_capacity: limits.inbox_capacity,
@@ -220,7 +222,6 @@ fn engine_options(settings: &Settings) -> EngineOptions {
     let config::Engine::Libzmq(libzmq) = settings.engine();
     EngineOptions {
         message_bytes_max: limits.message_bytes_max,
-        frames_max: limits.frames_max,
         outgoing_messages_max: limits.outgoing_messages_max,
         outgoing_bytes_max: limits.outgoing_bytes_max,
         handshake: limits.handshake,
@@ -263,6 +264,9 @@ fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<
 
 /// The life of a shard's thread: listen, wait until all do, run.
 async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
+    // First of all: if a handler's factory panics, this thread ends before it has told anything,
+    // and the start fails.
+    let registry = Registry::new(&seed.handlers, &seed.info);
     let listening = engine.and_then(|mut engine| {
         let endpoints: Result<Vec<Endpoint>, EngineError> = seed
             .listen
@@ -285,7 +289,7 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
         info: seed.info,
         options: seed.shard_options,
         clock: seed.clock,
-        registry: Registry::new(&seed.handlers, &seed.info),
+        registry,
         connects: seed.connects,
         submissions: seed.submissions,
         commands: seed.commands,
@@ -301,36 +305,42 @@ fn await_listening(
     shards: &mut [RunningShard],
     listens: &Receiver<(usize, Result<Vec<Endpoint>, EngineError>)>,
 ) -> Result<(), StartError> {
-    for _ in 0..shards.len() {
+    let mut silent: Vec<usize> = (0..shards.len()).collect();
+    while !silent.is_empty() {
         match listens.recv() {
             Ok((shard, Ok(endpoints))) => {
                 shards[shard].endpoints = endpoints.iter().map(Endpoint::to_string).collect();
+                silent.retain(|&other| other != shard);
             }
             Ok((shard, Err(cause))) => return Err(StartError::Engine { shard, cause }),
-            // Every other thread has told, so one ended without: its executor says why.
-            Err(_) => return Err(first_failure(shards)),
+            // All have dropped their ends, so the silent ones have ended.
+            Err(_) => return Err(first_failure(shards, &silent)),
         }
     }
     Ok(())
 }
 
-fn first_failure(shards: &mut [RunningShard]) -> StartError {
-    for shard in shards {
-        let is_silent = shard.endpoints.is_empty();
-        let Some(thread) = shard.thread.take_if(|_| is_silent) else {
-            continue;
-        };
-        if let Err(error) = thread.join() {
-            return StartError::Shard {
-                shard: shard.info.shard,
-                why: error.to_string(),
-            };
+/// Why a shard ended before it listened: its executor says.
+fn first_failure(shards: &mut [RunningShard], ended: &[usize]) -> StartError {
+    for &shard in ended {
+        let joined = shards[shard].thread.take().map(ExecutorJoinHandle::join);
+        if let Some(Err(error)) = joined {
+            let why = error.to_string();
+            return StartError::Shard { shard, why };
         }
     }
+    let why = "its thread ended".to_owned();
     StartError::Shard {
-        shard: 0,
-        why: "its thread ended".to_owned(),
+        shard: ended[0],
+        why,
     }
+}
+
+fn make_dump(settings: &Settings) -> Result<Option<DumpWriter>, StartError> {
+    Ok(match &settings.metrics().dump_dir {
+        Some(directory) => Some(DumpWriter::create(directory, SystemTime::now())?),
+        None => None,
+    })
 }
 
 fn join(shards: Vec<RunningShard>) {

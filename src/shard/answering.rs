@@ -157,7 +157,7 @@ impl Core {
         let strikes = self.strikes.entry(connection).or_insert(0);
         *strikes += 1;
         if *strikes == STRIKES_MAX {
-            tracing::warn!(?connection, %what, "closing a connection: {STRIKES_MAX} unreadable messages in a row");
+            tracing::warn!(?connection, %what, "closed after {STRIKES_MAX} unreadable messages");
             self.condemned.push(connection);
         }
     }

@@ -7,32 +7,40 @@ use crate::{
     client::{Connect, Submission, Submitted},
     engine::{ConnectionId, Engine},
     error::NotSent,
+    peers::PeerId,
     wire::{Header, Hello, Kind},
 };
 
 impl<E: Engine> Shard<E> {
-    /// Takes what this shard's tasks and other threads have submitted, a bounded number.
+    /// Takes what this shard's tasks have submitted, and a bounded number of what other threads
+    /// have: neither can keep the other waiting. The tasks' queue goes first and whole, since
+    /// another thread may only say that a peer is to be closed once all has been sent to it.
     pub(super) fn take_submissions(&mut self, now: Instant) -> usize {
         let mut count = 0;
-        while count < self.core.options.turn_messages_max {
-            let local = self.core.local_queue.pop();
-            let Some(submission) = local.or_else(|| self.core.submissions.pop()) else {
+        while let Some(submission) = self.core.local_queue.pop() {
+            self.take_submission(now, submission);
+            count += 1;
+        }
+        for _ in 0..self.core.options.turn_messages_max {
+            let Some(submission) = self.core.submissions.pop() else {
                 break;
             };
+            self.take_submission(now, submission);
             count += 1;
-            match submission {
-                Submission::Message(message) => self.submit(now, message),
-                Submission::Connect(connect) => self.connect(connect),
-                Submission::Close(peer) => {
-                    self.core.caller.close(peer);
-                    self.core.sending.remove(&peer);
-                    if let Some(peer) = self.core.peers.remove(peer) {
-                        self.engine.close(peer.connection);
-                    }
-                }
-            }
         }
         count
+    }
+
+    fn take_submission(&mut self, now: Instant, submission: Submission) {
+        match submission {
+            Submission::Message(message) => self.submit(now, message),
+            Submission::Connect(connect) => self.connect(connect),
+            Submission::Close(peer) => {
+                self.take_connect_of(peer);
+                let until = now + self.core.options.close_within;
+                self.core.closing.push((peer, until));
+            }
+        }
     }
 
     /// Begins the connections that other threads have asked for.
@@ -60,13 +68,19 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    fn submit(&mut self, now: Instant, message: Submitted) {
-        let id = message.peer();
+    /// What speaks of a peer may overtake its connection, which stands in another queue and may
+    /// have been asked for after this turn had looked there.
+    fn take_connect_of(&mut self, id: PeerId) {
         if self.core.peers.get_mut(id).is_none() {
-            // Its connection was asked for before, and after this turn had looked.
             self.take_connects();
         }
+    }
+
+    fn submit(&mut self, now: Instant, message: Submitted) {
+        let id = message.peer();
+        self.take_connect_of(id);
         let Self { engine, core } = self;
+        core.recorder.counters.calls += u64::from(message.wants_answer());
         let is_running = matches!(core.phase, Phase::Running);
         let refused = match core.peers.get_mut(id) {
             _ if !is_running => NotSent::Closed,
@@ -82,28 +96,49 @@ impl<E: Engine> Shard<E> {
         core.caller.refuse(message, refused);
     }
 
+    /// Closes the connections that nobody speaks of any more, once what was to be sent has left.
+    pub(super) fn close_quiet_peers(&mut self, now: Instant) {
+        let Self { engine, core } = self;
+        core.closing.retain(|&(id, until)| {
+            let is_sending = core.caller.has_boxed(id) || core.caller.has_waiting(id);
+            if is_sending && now < until {
+                return true;
+            }
+            core.caller.close(id);
+            core.sending.remove(&id);
+            if let Some(peer) = core.peers.remove(id) {
+                engine.close(peer.connection);
+            }
+            false
+        });
+    }
+
     /// Says hello on connections that have just come up, before anything else, and sends what
     /// waited for them.
     pub(super) fn greet(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let count = core.came_up.len();
-        for connection in core.came_up.drain(..) {
+        core.came_up.retain(|&connection| {
             let Some((id, peer)) = core.peers.at(connection) else {
-                continue;
+                return false;
             };
             let Some(outbox) = engine.outbox(connection) else {
-                continue;
+                return false;
             };
-            peer.is_up = true;
-            peer.is_draining = false;
-            peer.epoch += 1;
-            outbox
+            if outbox
                 .push(&Header::new(Kind::Hello, 0), &core.hello)
-                .expect("is empty");
+                .is_err()
+            {
+                // Full of answers to what the peer sent first: hello goes once they have left.
+                return true;
+            }
+            peer.is_up = true;
+            peer.epoch += 1;
             core.caller.pump(now, id, outbox);
             core.sending.insert(id);
-        }
-        count
+            false
+        });
+        count - core.came_up.len()
     }
 
     /// Enters what the engine has taken, and writes what waited for room. True if anything was
@@ -164,9 +199,12 @@ impl Core {
     pub(super) fn on_down(&mut self, connection: ConnectionId, taken: u64, unsent: usize) {
         self.introduced.remove(&connection);
         self.strikes.remove(&connection);
+        self.came_up.retain(|&up| up != connection);
         match self.peers.at(connection) {
             Some((id, peer)) => {
                 peer.is_up = false;
+                // Its goodbye was this connection's; whoever comes next has said none.
+                peer.is_draining = false;
                 self.caller.lost(id, taken);
             }
             None => self.recorder.counters.answers_lost += unsent as u64,
@@ -178,8 +216,19 @@ impl Core {
         self.peers.handler_names().map(String::from).collect()
     }
 
-    /// Ends whatever goes to any peer.
+    /// Ends whatever goes to any peer, and what was submitted and not yet taken.
     pub(super) fn stop_calling(&mut self) {
+        let mut queued = Vec::new();
+        queued.extend(std::iter::from_fn(|| self.local_queue.pop()));
+        // Other threads may go on submitting: they are refused once the inbox is gone.
+        let inbox = std::iter::from_fn(|| self.submissions.pop());
+        queued.extend(inbox.take(self.options.inbox_capacity));
+        for submission in queued {
+            if let Submission::Message(message) = submission {
+                self.recorder.counters.calls += u64::from(message.wants_answer());
+                self.caller.refuse(message, NotSent::Closed);
+            }
+        }
         self.sending.clear();
         self.caller.stop(None);
     }

@@ -21,7 +21,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use self::tasks::Tasks;
 pub use self::{
     command::{Command, Drained, Guest, LocalFuture},
-    park::{is_possible, run, spawner},
+    park::{are_possible, run, spawner},
     tasks::Spawner,
     turn::Turn,
 };
@@ -42,6 +42,10 @@ pub struct ShardOptions {
     pub turn_messages_max: usize,
     /// Bytes of the largest payload.
     pub message_bytes_max: usize,
+    /// Frames of a multipart message; whoever sends one with more is cut off.
+    pub frames_max: usize,
+    /// How long what was sent to a peer may keep its connection after its last handle is gone.
+    pub close_within: Duration,
     /// Spawned handlers that run at once.
     pub spawned_max: usize,
     /// Calls whose answers are outstanding.
@@ -105,7 +109,9 @@ struct Core {
     peers: PeerTable<ConnectionId>,
     /// Peers with messages in an outbox or waiting for room in it.
     sending: FxHashSet<PeerId>,
-    /// Connections that came up in this turn, to be greeted.
+    /// Peers whose last handle is gone, with messages still to be sent, and until when.
+    closing: Vec<(PeerId, Instant)>,
+    /// Connections that have come up, each once, to be greeted.
     came_up: Vec<ConnectionId>,
     /// Accepted connections that have said hello.
     introduced: FxHashMap<ConnectionId, Hello>,
@@ -174,6 +180,7 @@ impl<E: Engine> Shard<E> {
             caller: Caller::new(options.outstanding_max),
             peers: PeerTable::new(),
             sending: FxHashSet::default(),
+            closing: Vec::new(),
             came_up: Vec::new(),
             introduced: FxHashMap::default(),
             strikes: FxHashMap::default(),

@@ -3,11 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    panic::AssertUnwindSafe,
     rc::Rc,
     task::Waker,
 };
 
 use bytes::Bytes;
+use futures_lite::FutureExt;
 use quanta::Instant;
 
 use super::command::LocalFuture;
@@ -97,7 +99,10 @@ impl Tasks {
         self.guests.set(self.guests.get() + 1);
         let (guests, finished) = (self.guests.clone(), self.finished.clone());
         (self.spawner)(Box::pin(async move {
-            future.await;
+            // Its panic must end nobody else; who waits for its result learns that there is none.
+            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+                tracing::error!("a task that the runtime was given has panicked");
+            }
             guests.set(guests.get() - 1);
             finished.wake_reactor();
         }));

@@ -5,6 +5,7 @@ use quanta::Instant;
 use super::{Core, Phase, Shard};
 use crate::{
     engine::{Engine, Event},
+    error::Malformation,
     peers::Entry,
 };
 
@@ -31,11 +32,12 @@ impl<E: Engine> Shard<E> {
         work += self.answer_tasks(now);
         self.core.caller.expire(now);
         work += self.flush(now);
+        self.close_quiet_peers(now);
         self.core.record_settled();
         self.step_drain(now);
         Turn {
             worked: work > 0,
-            next_wake: self.next_wake(),
+            next_wake: self.next_wake(now),
             is_over: matches!(self.core.phase, Phase::Over),
         }
     }
@@ -76,12 +78,14 @@ impl<E: Engine> Shard<E> {
         work
     }
 
-    fn next_wake(&self) -> Option<Instant> {
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
         let drain = match &self.core.phase {
-            Phase::Draining(draining) => Some(draining.until.min(draining.linger_until)),
+            Phase::Draining(draining) if now < draining.linger_until => Some(draining.linger_until),
+            Phase::Draining(draining) => Some(draining.until),
             _ => None,
         };
         let timers = [
+            self.core.closing.iter().map(|&(_, until)| until).min(),
             self.core.caller.next_deadline(),
             self.core.timers.next_due(),
             self.engine.next_wake(),
@@ -97,8 +101,10 @@ impl Core {
             Event::Message(incoming) => self.on_message(now, incoming),
             Event::Up(connection) => self.came_up.push(connection),
             Event::Malformed { connection, frames } => {
-                let what = crate::error::Malformation::Frames(frames);
-                self.strike(connection, what);
+                self.strike(connection, Malformation::Frames(frames));
+                if frames > self.options.frames_max {
+                    self.condemned.push(connection);
+                }
             }
             Event::Down {
                 connection,

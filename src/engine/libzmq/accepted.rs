@@ -1,17 +1,11 @@
 //! The listening side: one ROUTER, and the peers that it has heard from.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-
 use quanta::Instant;
 use rustc_hash::FxHashMap;
 
 use super::{
     ConnectionId, EngineOptions, Event, FrameSlots, Link, Once, Slots, listen, receive,
-    receive_frames, send,
+    receive_frames, send, socket,
 };
 use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
 
@@ -22,9 +16,9 @@ const PEERS_MAX: usize = 16_384;
 const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
+    /// Before the socket, so that they go before it closes.
+    files: Vec<listen::SocketFile>,
     socket: zmq::Socket,
-    /// The sockets in the file system, which libzmq would leave behind.
-    ipc_paths: Vec<PathBuf>,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
 
@@ -42,12 +36,12 @@ impl Router {
         context: &zmq::Context,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
-        let socket = new_socket(context, zmq::ROUTER, options)?;
+        let socket = socket::new(context, zmq::ROUTER, options)?;
         // Without this a message to a full or lost peer would vanish without a word.
-        socket.set_router_mandatory(true).map_err(socket_error)?;
+        socket.set_router_mandatory(true).map_err(socket::error)?;
         Ok(Self {
+            files: Vec::new(),
             socket,
-            ipc_paths: Vec::new(),
             by_routing_id: FxHashMap::default(),
         })
     }
@@ -58,21 +52,15 @@ impl Router {
 
     pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
         let bound = listen::bind(&self.socket, at)?;
-        self.ipc_paths.extend(at.ipc_path().map(Path::to_owned));
+        self.files.extend(listen::SocketFile::of(&bound));
         Ok(bound)
     }
 
-    /// Nobody finds the ipc sockets from now on. To unbind would end the accepted connections too,
-    /// and with them the answers that a drain still owes; so over tcp, who connects now is
-    /// accepted, and the shard nacks what it sends.
+    /// Over ipc nobody finds the way in any more. Over tcp libzmq's sessions are the listener's
+    /// children: `zmq_unbind` would end the connections that there are, so it goes on accepting,
+    /// and what new connections send is the shard's to refuse.
     pub(super) fn stop_listening(&mut self) {
-        // While it is bound, no other process takes such a path for a stale one and puts its own
-        // there.
-        for path in self.ipc_paths.drain(..) {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "could not remove a socket");
-            }
-        }
+        self.files.clear();
     }
 
     #[expect(
@@ -209,12 +197,6 @@ impl Router {
     }
 }
 
-impl Drop for Router {
-    fn drop(&mut self) {
-        self.stop_listening();
-    }
-}
-
 impl Peer {
     pub(super) fn outbox(&mut self) -> Option<&mut Outbox> {
         (!self.muted).then_some(&mut self.outbox)
@@ -228,43 +210,4 @@ impl Peer {
         self.muted = true;
         self.outbox.clear();
     }
-}
-
-/// A socket with everything set that both kinds share.
-pub(super) fn new_socket(
-    context: &zmq::Context,
-    kind: zmq::SocketType,
-    options: &EngineOptions,
-) -> Result<zmq::Socket, EngineError> {
-    let socket = context.socket(kind).map_err(socket_error)?;
-    let ttl = millis(options.heartbeat_timeout);
-    socket
-        .set_sndhwm(options.hwm)
-        .and_then(|()| socket.set_rcvhwm(options.hwm))
-        .and_then(|()| socket.set_linger(millis(options.linger)))
-        .and_then(|()| socket.set_maxmsgsize(frame_bytes_max(options)))
-        .and_then(|()| socket.set_handshake_ivl(millis(options.handshake)))
-        .and_then(|()| socket.set_heartbeat_ivl(millis(options.heartbeat_interval)))
-        .and_then(|()| socket.set_heartbeat_timeout(millis(options.heartbeat_timeout)))
-        .and_then(|()| socket.set_heartbeat_ttl(ttl))
-        .and_then(|()| socket.set_reconnect_ivl(millis(options.reconnect_min)))
-        .and_then(|()| socket.set_reconnect_ivl_max(millis(options.reconnect_max)))
-        .and_then(|()| socket.set_ipv6(true))
-        .map_err(socket_error)?;
-    Ok(socket)
-}
-
-pub(super) fn socket_error(error: zmq::Error) -> EngineError {
-    EngineError::Socket(error.to_string())
-}
-
-/// libzmq ends the connection of whoever sends a larger frame. One that is only somewhat too large
-/// is let through, to be nacked as `TooLarge`.
-fn frame_bytes_max(options: &EngineOptions) -> i64 {
-    const TOLERANCE: i64 = 4;
-    TOLERANCE.saturating_mul(options.message_bytes_max.try_into().unwrap_or(i64::MAX))
-}
-
-fn millis(duration: Duration) -> i32 {
-    duration.as_millis().try_into().unwrap_or(i32::MAX)
 }

@@ -3,24 +3,37 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
-    ConnectionId, EngineOptions, Event, FrameSlots,
-    accepted::{new_socket, socket_error},
-    receive, receive_frames, send,
+    ConnectionId, EngineOptions, Event, FrameSlots, receive, receive_frames, send, socket,
 };
 use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
 
 pub(super) struct Dealer {
+    to: Endpoint,
     socket: zmq::Socket,
     /// Where libzmq reports on the socket's connection.
     monitor: zmq::Socket,
     outbox: Outbox,
-    up: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Down,
+    Up,
+    /// The connection has ended, but libzmq says so before it has handed over all that came in on
+    /// it. Once it means to connect again, it has.
+    Ending,
+    /// All that came in may be received; then it is down.
+    Ended,
+    /// Down, and the socket is to be renewed.
+    Spent,
 }
 
 /// What the monitor tells of, as far as it matters.
 enum Change {
-    Up,
-    Down,
+    HandshakeSucceeded,
+    Disconnected,
+    ConnectRetried,
 }
 
 impl Dealer {
@@ -29,24 +42,35 @@ impl Dealer {
         options: &EngineOptions,
         to: &Endpoint,
     ) -> Result<Self, EngineError> {
-        let socket = new_socket(context, zmq::DEALER, options)?;
-        // Messages wait in our outbox, where they can still be counted and taken back, and not in a
-        // libzmq queue for a connection that there may never be.
-        socket.set_immediate(true).map_err(socket_error)?;
-        let monitor = monitor(context, &socket)?;
-        socket
-            .connect(&to.to_string())
-            .map_err(|error| EngineError::Connect {
-                endpoint: to.to_string(),
-                why: error.to_string(),
-            })?;
+        let (socket, monitor) = connect(context, options, to)?;
         let outbox = Outbox::new(options.outgoing_messages_max, options.outgoing_bytes_max);
         Ok(Self {
+            to: to.clone(),
             socket,
             monitor,
             outbox,
-            up: false,
+            state: State::Down,
         })
+    }
+
+    /// Whether the socket's connection was lost: then it is to be renewed.
+    pub(super) fn is_spent(&self) -> bool {
+        self.state == State::Spent
+    }
+
+    /// Connects anew with another socket. What the old one still held for the lost connection is
+    /// dropped with it: libzmq would send it on the next one, however late.
+    pub(super) fn renew(
+        &mut self,
+        context: &zmq::Context,
+        options: &EngineOptions,
+    ) -> Result<(), EngineError> {
+        // Whatever comes of it, libzmq goes on connecting the old one.
+        self.state = State::Down;
+        let (socket, monitor) = connect(context, options, &self.to)?;
+        self.socket.set_linger(0).map_err(socket::error)?;
+        (self.socket, self.monitor) = (socket, monitor);
+        Ok(())
     }
 
     pub(super) fn socket(&self) -> &zmq::Socket {
@@ -58,7 +82,7 @@ impl Dealer {
     }
 
     pub(super) fn outbox(&mut self) -> Option<&mut Outbox> {
-        self.up.then_some(&mut self.outbox)
+        (self.state == State::Up).then_some(&mut self.outbox)
     }
 
     pub(super) fn taken(&self) -> u64 {
@@ -66,7 +90,7 @@ impl Dealer {
     }
 
     /// Receives messages first and looks at the monitor after: what the peer answered before it
-    /// went is not lost.
+    /// went is not lost. But nothing is received on a connection that has not been told of.
     pub(super) fn receive(
         &mut self,
         connection: ConnectionId,
@@ -74,31 +98,38 @@ impl Dealer {
         messages_max: usize,
         sink: &mut dyn FnMut(Event<'_>),
     ) -> usize {
-        let mut count = self.receive_messages(connection, frames, messages_max, sink);
-        while count < messages_max {
-            let Some(change) = self.next_change(frames) else {
-                break;
-            };
-            match (change, self.up) {
-                (Change::Up, false) => {
-                    self.up = true;
-                    sink(Event::Up(connection));
-                }
-                (Change::Down, true) => {
-                    count += self.receive_messages(connection, frames, messages_max, sink);
-                    self.up = false;
-                    let (taken, unsent) = (self.outbox.taken(), self.outbox.clear());
-                    sink(Event::Down {
-                        connection,
-                        taken,
-                        unsent,
-                    });
-                }
-                _ => continue,
+        let mut count = 0;
+        loop {
+            if self.state != State::Down {
+                count += self.receive_messages(connection, frames, messages_max - count, sink);
             }
-            count += 1;
+            if count == messages_max {
+                return count;
+            }
+            if self.state == State::Ended {
+                self.state = State::Spent;
+                let (taken, unsent) = (self.outbox.taken(), self.outbox.clear());
+                sink(Event::Down {
+                    connection,
+                    taken,
+                    unsent,
+                });
+                return count + 1;
+            }
+            let Some(change) = self.next_change(frames) else {
+                return count;
+            };
+            self.state = match (self.state, change) {
+                (State::Up, Change::Disconnected) => State::Ending,
+                (State::Ending, Change::ConnectRetried) => State::Ended,
+                (State::Down, Change::HandshakeSucceeded) => {
+                    sink(Event::Up(connection));
+                    count += 1;
+                    State::Up
+                }
+                (state, _) => state,
+            };
         }
-        count
     }
 
     fn receive_messages(
@@ -156,27 +187,53 @@ impl Dealer {
                 receive(&self.monitor, &mut frames.surplus).ok()?;
                 more = frames.surplus.get_more();
             }
-            if event == Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw()) {
-                return Some(Change::Up);
+            let is = |wanted: zmq::SocketEvent| event == Some(wanted.to_raw());
+            if is(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) {
+                return Some(Change::HandshakeSucceeded);
             }
-            if event == Some(zmq::SocketEvent::DISCONNECTED.to_raw()) {
-                return Some(Change::Down);
+            if is(zmq::SocketEvent::DISCONNECTED) {
+                return Some(Change::Disconnected);
+            }
+            if is(zmq::SocketEvent::CONNECT_RETRIED) {
+                return Some(Change::ConnectRetried);
             }
         }
     }
+}
+
+/// A socket that connects, and its monitor.
+///
+/// Not `ZMQ_IMMEDIATE`: as a connection is lost, it drops what has come in on it and is not yet
+/// received. What it is for, that messages wait in our outbox and not in a libzmq queue for a
+/// connection that there may never be, comes from writing only while the connection is up.
+fn connect(
+    context: &zmq::Context,
+    options: &EngineOptions,
+    to: &Endpoint,
+) -> Result<(zmq::Socket, zmq::Socket), EngineError> {
+    let socket = socket::new(context, zmq::DEALER, options)?;
+    let monitor = monitor(context, &socket)?;
+    socket
+        .connect(&to.to_string())
+        .map_err(|error| EngineError::Connect {
+            endpoint: to.to_string(),
+            why: error.to_string(),
+        })?;
+    Ok((socket, monitor))
 }
 
 fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> Result<zmq::Socket, EngineError> {
     /// Names must differ within a context, and shards share one.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!("inproc://corelane-monitor-{}", NEXT.fetch_add(1, Relaxed));
-    let events =
-        zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32 | zmq::SocketEvent::DISCONNECTED as i32;
-    socket.monitor(&name, events).map_err(socket_error)?;
-    let monitor = context.socket(zmq::PAIR).map_err(socket_error)?;
+    let events = zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32
+        | zmq::SocketEvent::DISCONNECTED as i32
+        | zmq::SocketEvent::CONNECT_RETRIED as i32;
+    socket.monitor(&name, events).map_err(socket::error)?;
+    let monitor = context.socket(zmq::PAIR).map_err(socket::error)?;
     monitor
         .set_linger(0)
         .and_then(|()| monitor.connect(&name))
-        .map_err(socket_error)?;
+        .map_err(socket::error)?;
     Ok(monitor)
 }

@@ -4,11 +4,11 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io::ErrorKind,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -35,6 +35,39 @@ pub(super) fn bind(socket: &zmq::Socket, at: &Endpoint) -> Result<Endpoint, Engi
         .and_then(|bound| bound.trim_end_matches('\0').parse().ok())
         .map(canonical)
         .ok_or_else(|| refuse(at, "libzmq does not say what it bound".to_owned()))
+}
+
+/// The file of an ipc socket, which libzmq leaves behind. Dropping this removes it, unless somebody
+/// else's is there by now; to be dropped while the socket still listens, when nobody takes it for
+/// stale.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl SocketFile {
+    /// The file of this endpoint, if it has one.
+    pub(super) fn of(bound: &Endpoint) -> Option<Self> {
+        let path = bound.ipc_path()?.to_owned();
+        let file = identify(&path)?;
+        Some(Self { path, file })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identify(&self.path) == Some(self.file)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
+        }
+    }
+}
+
+fn identify(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Our sockets speak IPv6 too, so libzmq tells an IPv4 address as `[::ffff:…]`, to which a peer

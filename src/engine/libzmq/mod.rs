@@ -10,14 +10,16 @@
 //! may the shard rely on the descriptor again.
 //!
 //! What libzmq does not let us do: end one accepted connection (we stop listening to it instead),
-//! stop accepting over tcp without ending those accepted before, learn that an accepted peer has
-//! gone before a send to it fails, jitter reconnects fully, bound handshake metadata or the number
-//! of connections in their handshake.
+//! send heartbeats without risking the process (`socket.rs` says why), stop accepting without
+//! ending those accepted before, learn that an accepted peer has gone before a send to it fails,
+//! jitter reconnects fully, bound handshake metadata or the number of connections in their
+//! handshake.
 
 mod accepted;
 mod descriptor;
 mod dialed;
 mod listen;
+mod socket;
 
 use std::{
     collections::VecDeque,
@@ -169,6 +171,15 @@ impl Libzmq {
             Token::Dealer(id) => match self.links.get_mut(id) {
                 Some(Link::Dialed(dealer)) => {
                     let count = dealer.receive(id, &mut self.frames, messages_max, sink);
+                    if dealer.is_spent() {
+                        let renewed = dealer
+                            .renew(&self.context, &self.options)
+                            .and_then(|()| watch_dealer(&self.epoll, dealer, id));
+                        if let Err(error) = renewed {
+                            tracing::error!(%error, "cannot connect anew with a fresh socket");
+                        }
+                        self.ready.push(token);
+                    }
                     if dealer.outbox().is_some_and(|outbox| !outbox.is_empty()) {
                         self.dirty.push(id);
                     }
@@ -205,9 +216,7 @@ impl Engine for Libzmq {
         let Some(Link::Dialed(dealer)) = self.links.get_mut(id) else {
             unreachable!("was just inserted")
         };
-        let watched = watch(&self.epoll, dealer.socket(), Token::Dealer(id))
-            .and_then(|()| watch(&self.epoll, dealer.monitor(), Token::Dealer(id)));
-        if let Err(error) = watched {
+        if let Err(error) = watch_dealer(&self.epoll, dealer, id) {
             self.links.remove(id);
             return Err(error);
         }
@@ -376,6 +385,11 @@ impl Token {
             }),
         }
     }
+}
+
+fn watch_dealer(epoll: &OwnedFd, dealer: &Dealer, id: ConnectionId) -> Result<(), EngineError> {
+    watch(epoll, dealer.socket(), Token::Dealer(id))?;
+    watch(epoll, dealer.monitor(), Token::Dealer(id))
 }
 
 /// Adds a socket's `ZMQ_FD` to the shard's epoll set.

@@ -1,0 +1,69 @@
+//! The runtime as a program embeds it: real shards, real sockets, over tcp and ipc. One suite for
+//! every engine; another one joins by a line at the end.
+
+#[path = "embedding/failures.rs"]
+mod failures;
+#[path = "embedding/requests.rs"]
+mod requests;
+#[path = "embedding/service.rs"]
+mod service;
+#[path = "embedding/stopping.rs"]
+mod stopping;
+
+use corelane::config::EngineKind;
+use service::{Setup, Transport};
+
+macro_rules! cases {
+    ($setup:expr; $($module:ident: $($case:ident)+;)+) => {
+        $($(
+            #[test]
+            fn $case() {
+                $module::$case(&$setup);
+            }
+        )+)+
+    };
+}
+
+macro_rules! suite {
+    ($name:ident: $engine:expr, $transport:expr) => {
+        mod $name {
+            use crate::*;
+
+            const SETUP: Setup = Setup {
+                engine: $engine,
+                transport: $transport,
+            };
+
+            cases! { SETUP;
+                requests:
+                    typed_values_come_back_in_both_codecs
+                    bytes_go_raw_and_in_place
+                    each_shard_has_a_state_of_its_own
+                    tasks_sleep_fail_panic_and_need_no_send
+                    failures_are_nacks_and_the_shard_goes_on
+                    any_executor_may_wait
+                    a_handler_calls_another_peer
+                    pipelined_answers_find_their_calls
+                    a_guest_runs_on_its_shard_and_its_panic_is_its_own
+                    a_mebibyte_comes_back_and_more_is_refused
+                    names_of_called_handlers_are_learnt
+                    one_way_messages_are_accounted_for;
+                failures:
+                    a_deadline_that_passes_is_indeterminate
+                    any_duration_is_a_deadline
+                    nobody_there_is_not_sent_with_the_payload_back
+                    a_killed_peer_is_indeterminate_and_the_next_one_is_found
+                    a_full_queue_gives_the_payload_back
+                    handles_may_be_dropped_in_any_order;
+                stopping:
+                    a_drain_finishes_what_runs_and_its_totals_add_up
+                    a_drain_that_runs_out_of_time_says_so
+                    a_draining_process_refuses_what_is_new
+                    a_stopped_runtime_refuses_with_the_payload_back;
+            }
+        }
+    };
+}
+
+suite!(libzmq_over_tcp: EngineKind::Libzmq, Transport::Tcp);
+suite!(libzmq_over_ipc: EngineKind::Libzmq, Transport::Ipc);

@@ -1,0 +1,112 @@
+//! What must hold after a scenario, whatever happened in it.
+
+use std::collections::HashMap;
+
+use corelane::{error::Indeterminate, metrics::Counters, peers::AccountSnapshot, wire::Reason};
+
+use crate::{
+    handlers::{Conduct, Order},
+    load::{End, Mode, Sent},
+};
+
+/// At most one run each, in the order of sending; and who was told of a run, or of none, was told
+/// the truth.
+pub(crate) fn check_runs(sent: &[Sent], runs: &[Order]) {
+    let mut ran: HashMap<u32, u32> = HashMap::new();
+    let mut last_of_lane: HashMap<u32, u32> = HashMap::new();
+    for run in runs {
+        *ran.entry(run.id).or_default() += 1;
+        if let Some(last) = last_of_lane.insert(run.lane, run.sequence) {
+            assert!(
+                run.sequence > last,
+                "{run:?} started after {last} of its lane"
+            );
+        }
+    }
+    for it in sent {
+        let count = ran.remove(&it.order.id).unwrap_or(0);
+        assert!(count <= 1, "{:?} ran {count} times", it.order);
+        let must_have_run = match it.end {
+            // One-way: nobody is told.
+            None => continue,
+            Some(End::Answered) => true,
+            Some(End::Nack(Reason::HandlerFailed | Reason::HandlerPanicked)) => true,
+            Some(End::Nack(_) | End::NotSent(_)) => false,
+            Some(End::Indeterminate(_)) => continue,
+        };
+        assert_eq!(count == 1, must_have_run, "{:?}: {:?}", it.order, it.end);
+        let conduct = match it.end {
+            Some(End::Answered) => Conduct::Return,
+            Some(End::Nack(Reason::HandlerFailed)) => Conduct::Fail,
+            Some(End::Nack(Reason::HandlerPanicked)) => Conduct::Panic,
+            _ => continue,
+        };
+        assert_eq!(it.order.conduct, conduct, "{:?}: {:?}", it.order, it.end);
+    }
+    assert!(ran.is_empty(), "ran although it was refused: {ran:?}");
+}
+
+/// What a peer's account says is what its callers saw.
+pub(crate) fn check_account(sent: &[Sent], peer: usize, account: AccountSnapshot) {
+    let mut seen = AccountSnapshot {
+        // Which of the two a one-way message came to, nobody but the account knows.
+        one_way_sent: account.one_way_sent,
+        lost: account.lost,
+        ..AccountSnapshot::default()
+    };
+    let mut one_way = 0;
+    for it in sent.iter().filter(|it| it.peer == peer) {
+        seen.accepted += 1;
+        match it.end {
+            None => one_way += 1,
+            Some(End::Answered) => seen.handled += 1,
+            Some(End::Nack(_)) => seen.nacked += 1,
+            // In the inbox when the shard stopped: it was never entered.
+            Some(End::Indeterminate(Indeterminate::Stopped)) => seen.indeterminate += 1,
+            Some(End::Indeterminate(_)) => seen.indeterminate += 1,
+            Some(End::NotSent(_)) => seen.not_sent += 1,
+        }
+    }
+    assert_eq!(seen, account, "peer {peer}");
+    assert_eq!(one_way, account.one_way_sent + account.lost, "peer {peer}");
+}
+
+/// The shards' counters add up among themselves, with what ran, and with what callers saw.
+pub(crate) fn check_counters(sent: &[Sent], runs: &[Order], total: &Counters) {
+    assert_eq!(total.in_flight(), 0, "{total:?}");
+    assert_eq!(total.spawned_now, 0, "{total:?}");
+    let nacks = |reason: Reason| total.nacked_by_reason[usize::from(reason.to_u16())];
+    let ended = total.handled + nacks(Reason::HandlerFailed) + nacks(Reason::HandlerPanicked);
+    assert_eq!(runs.len() as u64, ended + total.indeterminate, "{total:?}");
+
+    let is = |wanted: fn(&End) -> bool| {
+        let ends = sent.iter().filter_map(|it| it.end);
+        ends.filter(wanted).count() as u64
+    };
+    let one_way = sent.iter().filter(|it| it.mode == Mode::OneWay).count() as u64;
+    let calls = sent.len() as u64 - one_way;
+    assert_eq!(total.calls, calls, "{total:?}");
+    assert_eq!(total.answered, is(|end| *end == End::Answered), "{total:?}");
+    assert_eq!(
+        total.call_nacked,
+        is(|end| matches!(end, End::Nack(_))),
+        "{total:?}"
+    );
+    assert_eq!(
+        total.not_sent,
+        is(|end| matches!(end, End::NotSent(_))),
+        "{total:?}"
+    );
+    let indeterminate = is(|end| matches!(end, End::Indeterminate(_)));
+    assert_eq!(total.call_indeterminate, indeterminate, "{total:?}");
+    assert_eq!(
+        total.one_way_sent + total.one_way_lost,
+        one_way,
+        "{total:?}"
+    );
+    // Each was sent once, so no more can have arrived.
+    let may_have_arrived =
+        total.answered + total.call_nacked + total.call_indeterminate + total.one_way_sent;
+    assert!(total.accepted <= may_have_arrived, "{total:?}");
+    assert_eq!(total.malformed, 0, "{total:?}");
+}

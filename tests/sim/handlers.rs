@@ -1,0 +1,126 @@
+//! What the simulated processes serve: handlers that write down what they ran, and end as their
+//! message says.
+
+use std::{
+    panic::resume_unwind,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use corelane::handler::{Handler, HandlerError, inline_raw, spawned_raw};
+use quanta::Mock;
+
+/// A message's payload. Also its reply, byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) id: u32,
+    /// Messages of one lane are sent one after the other by one way to one peer.
+    pub(crate) lane: u32,
+    pub(crate) sequence: u32,
+    pub(crate) conduct: Conduct,
+    /// How long `sleep` sleeps; `spin` spins for a tenth of it.
+    pub(crate) takes_us: u32,
+}
+
+/// How a handler is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Conduct {
+    Return,
+    Fail,
+    Panic,
+}
+
+/// The handlers that ran, in the order in which they started.
+#[derive(Clone)]
+pub(crate) struct Runs {
+    started: Arc<Mutex<Vec<Order>>>,
+    time: Arc<Mock>,
+}
+
+pub(crate) const ORDER_BYTES: usize = 20;
+
+impl Order {
+    pub(crate) fn encode(&self) -> [u8; ORDER_BYTES] {
+        let words = [
+            self.id,
+            self.lane,
+            self.sequence,
+            self.conduct as u32,
+            self.takes_us,
+        ];
+        let mut bytes = [0; ORDER_BYTES];
+        for (at, word) in bytes.chunks_exact_mut(4).zip(words) {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        assert_eq!(bytes.len(), ORDER_BYTES, "a payload came whole");
+        let word = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap());
+        Self {
+            id: word(0),
+            lane: word(1),
+            sequence: word(2),
+            conduct: [Conduct::Return, Conduct::Fail, Conduct::Panic][word(3) as usize],
+            takes_us: word(4),
+        }
+    }
+}
+
+impl Conduct {
+    /// Panics without a word on stderr, which thousands of them would flood.
+    fn follow(self) -> Result<(), HandlerError> {
+        match self {
+            Conduct::Return => Ok(()),
+            Conduct::Fail => Err(HandlerError::new("as asked")),
+            Conduct::Panic => resume_unwind(Box::new("as asked")),
+        }
+    }
+}
+
+impl Runs {
+    pub(crate) fn new(time: Arc<Mock>) -> Self {
+        let started = Arc::default();
+        Self { started, time }
+    }
+
+    /// `run` and `spin` are inline, `sleep` is spawned; all do as their [`Order`] says.
+    pub(crate) fn handlers(&self) -> Vec<Handler> {
+        let (inline, spinning, spawned) = (self.clone(), self.clone(), self.clone());
+        vec![
+            inline_raw("run", move |payload, reply, _cx| {
+                let order = inline.enter(payload);
+                // What was written before an error or a panic must not reach the caller.
+                reply.extend_from_slice(payload);
+                order.conduct.follow()
+            }),
+            inline_raw("spin", move |payload, reply, _cx| {
+                let order = spinning.enter(payload);
+                let takes = Duration::from_micros(order.takes_us.into());
+                spinning.time.increment(takes / 10);
+                reply.extend_from_slice(payload);
+                order.conduct.follow()
+            }),
+            spawned_raw("sleep", move |payload: Bytes, cx| {
+                let order = spawned.enter(&payload);
+                async move {
+                    cx.sleep(Duration::from_micros(order.takes_us.into())).await;
+                    order.conduct.follow().map(|()| payload)
+                }
+            }),
+        ]
+    }
+
+    pub(crate) fn take(&self) -> Vec<Order> {
+        std::mem::take(&mut *self.started.lock().unwrap())
+    }
+
+    fn enter(&self, payload: &[u8]) -> Order {
+        let order = Order::decode(payload);
+        self.started.lock().unwrap().push(order);
+        order
+    }
+}

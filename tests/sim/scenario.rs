@@ -1,0 +1,305 @@
+//! One seed's life: processes that call each other through delays and cuts, and then drain.
+
+use std::time::Duration;
+
+use corelane::{client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions};
+use fastrand::Rng;
+use quanta::Instant;
+
+use crate::{
+    check,
+    handlers::{Conduct, Order, Runs},
+    load::{Mode, Sent},
+    world::{Limits, World},
+};
+
+/// What happened, a line each, with its time in nanoseconds.
+pub(crate) type Trace = Vec<String>;
+
+/// Longer than any deadline, sleep and reconnect of a scenario together.
+const LONG: Duration = Duration::from_millis(200);
+
+struct Scenario {
+    random: Rng,
+    world: World,
+    runs: Runs,
+    peers: Vec<Connected>,
+    /// Calls under way.
+    pending: Vec<Sent>,
+    /// One-way messages, and calls that have ended.
+    sent: Vec<Sent>,
+    next_id: u32,
+    next_lane: u32,
+    trace: Trace,
+}
+
+/// A connection that a shard was asked to make.
+struct Connected {
+    /// `None` once the handle is dropped.
+    peer: Option<Peer>,
+    process: usize,
+    to: String,
+    /// The lane of what is sent through the inbox, and that of what is sent on the shard itself.
+    lanes: [(u32, u32); 2],
+}
+
+/// Runs the scenario of this seed, checks all of it, and tells what happened.
+pub(crate) fn simulate(seed: u64) -> Trace {
+    let mut scenario = Scenario::new(seed);
+    for _ in 0..scenario.random.usize(20..120) {
+        scenario.act();
+        let pause = match scenario.random.u8(..4) {
+            0 => Duration::ZERO,
+            1 => Duration::from_micros(scenario.random.u64(..50)),
+            _ => Duration::from_micros(scenario.random.u64(..2_000)),
+        };
+        scenario.pass(pause);
+    }
+    scenario.end()
+}
+
+impl Scenario {
+    fn new(seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let weather = Weather {
+            delay_min: Duration::from_micros(random.u64(..20)),
+            delay_max: Duration::from_micros(random.u64(20..3_000)),
+            in_flight_max: random.usize(1..40),
+        };
+        let limits = random_limits(&mut random);
+        let mut world = World::new(seed, weather, limits);
+        let runs = Runs::new(world.mock.clone());
+        let mut cpus = 0;
+        for _ in 0..random.usize(2..=3) {
+            let shards = random.usize(1..=2);
+            world.add_process(cpus, shards, &runs.handlers());
+            cpus += shards;
+        }
+        let mut scenario = Self {
+            random,
+            world,
+            runs,
+            peers: Vec::new(),
+            pending: Vec::new(),
+            sent: Vec::new(),
+            next_id: 0,
+            next_lane: 0,
+            trace: vec![format!("{limits:?} {weather:?}")],
+        };
+        scenario.connect_everywhere();
+        scenario
+    }
+
+    /// From a shard of each process to every shard of every process, itself included, and to where
+    /// nobody listens.
+    fn connect_everywhere(&mut self) {
+        let processes = &self.world.processes;
+        let nodes = processes.iter().flat_map(|process| &process.shards);
+        let mut endpoints: Vec<String> = nodes.map(|node| node.endpoint.clone()).collect();
+        endpoints.push("tcp://127.0.0.1:9999".to_owned());
+        for process in 0..self.world.processes.len() {
+            for to in &endpoints {
+                self.connect(process, to.clone());
+            }
+        }
+    }
+
+    fn connect(&mut self, process: usize, to: String) {
+        let client = &self.world.processes[process].client;
+        // Refused by a stopped process: then there is no handle to speak of.
+        let Ok(peer) = client.connect(&to) else {
+            return;
+        };
+        let lanes = [(self.next_lane, 0), (self.next_lane + 1, 0)];
+        self.next_lane += 2;
+        self.peers.push(Connected {
+            peer: Some(peer),
+            process,
+            to,
+            lanes,
+        });
+    }
+
+    fn act(&mut self) {
+        match self.random.u8(..100) {
+            0..3 => {
+                self.note("cut".to_owned());
+                self.world.network.cut_all();
+            }
+            3..6 => self.reconnect(),
+            6..8 => self.drain_one(),
+            _ => {
+                for _ in 0..self.random.usize(1..12) {
+                    self.send();
+                }
+            }
+        }
+    }
+
+    /// Drops a handle, which closes its connection once its calls are over, and connects anew.
+    fn reconnect(&mut self) {
+        let at = self.random.usize(..self.peers.len());
+        let Some(peer) = self.peers[at].peer.take() else {
+            return;
+        };
+        self.note(format!("close {at}"));
+        drop(peer);
+        let (process, to) = (self.peers[at].process, self.peers[at].to.clone());
+        self.connect(process, to);
+    }
+
+    fn drain_one(&mut self) {
+        let process = self.random.usize(..self.world.processes.len());
+        if self.world.processes[process].shards[0].is_draining() {
+            return;
+        }
+        let within = match self.random.bool() {
+            true => Duration::ZERO,
+            false => Duration::from_micros(self.random.u64(..100_000)),
+        };
+        self.note(format!("drain {process} within {within:?}"));
+        self.world.drain(process, within);
+    }
+
+    fn send(&mut self) {
+        let at = self.random.usize(..self.peers.len());
+        let random = &mut self.random;
+        let connected = &mut self.peers[at];
+        let Some(peer) = &connected.peer else { return };
+        let is_local = random.bool();
+        let (lane, sequence) = &mut connected.lanes[usize::from(is_local)];
+        *sequence += 1;
+        let order = Order {
+            id: self.next_id,
+            lane: *lane,
+            sequence: *sequence,
+            conduct: random
+                .choice([
+                    Conduct::Return,
+                    Conduct::Return,
+                    Conduct::Fail,
+                    Conduct::Panic,
+                ])
+                .expect("is not empty"),
+            takes_us: random.u32(..5_000),
+        };
+        self.next_id += 1;
+        let handler = ["run", "run", "spin", "sleep", "nobody"][random.usize(..5)];
+        let mode = [Mode::OneWay, Mode::Confirm, Mode::Request][random.usize(..3)];
+        let within = Duration::from_micros(random.u64(1..20_000));
+        let now = self.world.clock.now();
+        let to = (at, peer);
+        let process = &self.world.processes[connected.process];
+        let result = if is_local {
+            let Some(client) = process.shards[peer.shard()].client() else {
+                return;
+            };
+            Sent::send(client.message(handler), order, mode, to, now, within)
+        } else {
+            Sent::send(
+                process.client.message(handler),
+                order,
+                mode,
+                to,
+                now,
+                within,
+            )
+        };
+        match result {
+            Ok(sent) if sent.is_pending() => self.pending.push(sent),
+            Ok(sent) => self.sent.push(sent),
+            Err(why) => self.note(format!("{} refused: {why:?}", order.id)),
+        }
+    }
+
+    /// Lets this much time pass.
+    fn pass(&mut self, time: Duration) {
+        let until = self.world.now() + time;
+        loop {
+            // Handlers that spin take time while the shards settle.
+            let began = self.world.now();
+            let (pending, sent, trace) = (&mut self.pending, &mut self.sent, &mut self.trace);
+            self.world.settle(|now| {
+                for ended in pending.extract_if(.., |it| it.poll(began)) {
+                    let (id, end) = (ended.order.id, ended.end_name());
+                    trace.push(line(now, &format!("{id} {end}")));
+                    sent.push(ended);
+                }
+            });
+            let now = self.world.now();
+            let overdue = self.pending.iter().find(|it| it.is_overdue(now));
+            assert!(overdue.is_none(), "{:?}", overdue.map(|it| it.order));
+            if now >= until {
+                return;
+            }
+            self.world.advance(until);
+        }
+    }
+
+    /// Waits for what is under way, compares the books, drains whoever still runs, and compares
+    /// again.
+    fn end(mut self) -> Trace {
+        self.pass(LONG);
+        assert!(self.pending.is_empty(), "a call never ended");
+        for process in 0..self.world.processes.len() {
+            if !self.world.processes[process].shards[0].is_draining() {
+                let within = Duration::from_millis(100);
+                self.world.drain(process, within);
+            }
+        }
+        self.pass(LONG);
+        let runs = self.runs.take();
+        check::check_runs(&self.sent, &runs);
+        for (at, connected) in self.peers.iter().enumerate() {
+            if let Some(peer) = &connected.peer {
+                check::check_account(&self.sent, at, peer.account());
+            }
+        }
+        let mut total = Counters::default();
+        for node in self
+            .world
+            .processes
+            .iter()
+            .flat_map(|process| &process.shards)
+        {
+            assert!(node.is_over(), "a shard outlived its drain");
+            total += node
+                .last_counters()
+                .expect("a shard that is over has said so");
+        }
+        check::check_counters(&self.sent, &runs, &total);
+        self.note(format!("{total:?}"));
+        self.trace
+    }
+
+    fn note(&mut self, what: String) {
+        self.trace.push(line(self.world.now(), &what));
+    }
+}
+
+fn line(now: Instant, what: &str) -> String {
+    format!("{now:?} {what}")
+}
+
+fn random_limits(random: &mut Rng) -> Limits {
+    let small = random.bool();
+    let size = |random: &mut Rng, small_max: usize| match small {
+        true => random.usize(1..=small_max),
+        false => 1_000,
+    };
+    Limits {
+        shard: ShardOptions {
+            frames_max: 16,
+            close_within: Duration::from_millis(100),
+            turn_messages_max: random.usize(1..16),
+            message_bytes_max: 1 << 10,
+            spawned_max: size(random, 3),
+            outstanding_max: size(random, 30),
+            inbox_capacity: size(random, 20),
+            inline_budget: Duration::from_micros(100),
+        },
+        outgoing_messages_max: size(random, 8),
+        outgoing_bytes_max: random.usize(100..100_000),
+        reconnect: Duration::from_micros(random.u64(1_000..10_000)),
+    }
+}

@@ -1,0 +1,256 @@
+//! Processes of some shards each on one simulated network, and the time that they share.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use corelane::{
+    client::{Client, ClientOptions, LocalClient, ShardPort},
+    engine::{
+        Engine, EngineOptions,
+        sim::{Network, Sim, Weather},
+    },
+    handler::{Handler, Registry, ShardInfo},
+    metrics::Counters,
+    route::{Doorbell, Port, inbox},
+    shard::{Command, Drained, LocalFuture, Parts, Shard, ShardOptions},
+    wire::Hello,
+};
+use crossbeam_channel::Receiver;
+use quanta::{Clock, Instant, Mock};
+use uuid::Uuid;
+
+/// Rounds at one moment after which the shards are held to be going in circles.
+const ROUNDS_MAX: usize = 10_000;
+
+/// The limits of all processes of a world.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) shard: ShardOptions,
+    pub(crate) outgoing_messages_max: usize,
+    pub(crate) outgoing_bytes_max: usize,
+    pub(crate) reconnect: Duration,
+}
+
+pub(crate) struct World {
+    pub(crate) clock: Clock,
+    pub(crate) network: Network,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) mock: Arc<Mock>,
+    limits: Limits,
+}
+
+pub(crate) struct Process {
+    pub(crate) client: Client,
+    pub(crate) shards: Vec<Node>,
+}
+
+/// A shard, and all that glommio and the runtime would be to it.
+pub(crate) struct Node {
+    pub(crate) endpoint: String,
+    /// `None` once it is over: its inboxes are gone then.
+    shard: Option<Shard<Sim>>,
+    tasks: Rc<RefCell<VecDeque<LocalFuture>>>,
+    commands: Port<Command>,
+    drained: Option<Receiver<Drained>>,
+    next_wake: Option<Instant>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, weather: Weather, limits: Limits) -> Self {
+        let (clock, mock) = Clock::mock();
+        // Not at zero: a time before the beginning would go unnoticed.
+        mock.increment(Duration::from_secs(1));
+        Self {
+            clock,
+            mock,
+            network: Network::new(seed, weather),
+            processes: Vec::new(),
+            limits,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Adds a process whose shard `k` runs as `ShardInfo { shard: k, cpu: first_cpu + k }`.
+    pub(crate) fn add_process(&mut self, first_cpu: usize, shards: usize, handlers: &[Handler]) {
+        let limits = self.limits;
+        let client_options = ClientOptions {
+            message_bytes_max: limits.shard.message_bytes_max,
+            outgoing_messages_max: limits.outgoing_messages_max,
+            outgoing_bytes_max: limits.outgoing_bytes_max,
+            deadline: Duration::from_secs(30),
+        };
+        let (mut ports, mut inboxes) = (Vec::new(), Vec::new());
+        for _ in 0..shards {
+            let doorbell = Arc::new(Doorbell::default());
+            let (connects, to_connect) = inbox(64, &doorbell);
+            let (submissions, to_submit) = inbox(limits.shard.inbox_capacity, &doorbell);
+            ports.push(ShardPort {
+                connects,
+                submissions,
+            });
+            inboxes.push((doorbell, to_connect, to_submit));
+        }
+        let client = Client::new(ports, self.clock.clone(), client_options);
+        let hello = Hello::of_instance(Uuid::from_u128(first_cpu as u128));
+        let shards = inboxes.into_iter().enumerate();
+        let shards = shards.map(|(number, (doorbell, connects, submissions))| {
+            let info = ShardInfo {
+                shard: number,
+                cpu: first_cpu + number,
+                numa_node: 0,
+            };
+            let mut engine = self.network.engine(engine_options(&limits));
+            let anywhere = "tcp://127.0.0.1:0".parse().expect("is an endpoint");
+            let endpoint = engine.listen(&anywhere).expect("the network has ports");
+            let (commands, to_command) = inbox(16, &doorbell);
+            let tasks = Rc::new(RefCell::new(VecDeque::new()));
+            let spawned = tasks.clone();
+            let parts = Parts {
+                info,
+                options: limits.shard,
+                clock: self.clock.clone(),
+                registry: Registry::new(handlers, &info),
+                connects,
+                submissions,
+                commands: to_command,
+                doorbell,
+                client: client.clone(),
+                spawner: Box::new(move |task| spawned.borrow_mut().push_back(task)),
+            };
+            Node {
+                endpoint: endpoint.to_string(),
+                shard: Some(Shard::new(engine, &hello, parts)),
+                tasks,
+                commands,
+                drained: None,
+                next_wake: None,
+            }
+        });
+        let shards = shards.collect();
+        self.processes.push(Process { client, shards });
+    }
+
+    /// One turn of every shard. True if any of them did something.
+    pub(crate) fn turn_all(&mut self) -> bool {
+        let now = self.now();
+        let mut worked = false;
+        for node in self
+            .processes
+            .iter_mut()
+            .flat_map(|process| &mut process.shards)
+        {
+            worked |= node.turn(now);
+        }
+        worked
+    }
+
+    /// Turns all shards until none has anything left to do at this moment; `observe` looks on after
+    /// each round.
+    pub(crate) fn settle(&mut self, mut observe: impl FnMut(Instant)) {
+        // A call that expires is no work, but a task that waited for it may go on.
+        let mut quiet_rounds = 0;
+        for _ in 0..ROUNDS_MAX {
+            quiet_rounds = if self.turn_all() { 0 } else { quiet_rounds + 1 };
+            observe(self.now());
+            if quiet_rounds == 2 {
+                return;
+            }
+        }
+        panic!("after {ROUNDS_MAX} rounds at one moment there is still work");
+    }
+
+    /// Lets the time go on to the next moment at which a shard wants to be woken, but not beyond
+    /// `until`. False once that is reached.
+    pub(crate) fn advance(&mut self, until: Instant) -> bool {
+        let now = self.now();
+        let nodes = self.processes.iter().flat_map(|process| &process.shards);
+        let wakes = nodes.filter_map(|node| node.next_wake);
+        let next = wakes.min().map_or(until, |next| next.min(until));
+        assert!(
+            next > now || until <= now,
+            "a shard without work wants to be woken at once: it would never sleep"
+        );
+        self.mock.increment(next.saturating_duration_since(now));
+        next < until
+    }
+
+    /// Has a process stop gracefully, or at once with `Duration::ZERO`.
+    pub(crate) fn drain(&mut self, process: usize, within: Duration) {
+        let until = self.now() + within;
+        for node in &mut self.processes[process].shards {
+            let (done, drained) = crossbeam_channel::unbounded();
+            node.drained = Some(drained);
+            let told = node.commands.try_send(Command::Drain { until, done });
+            assert!(told.is_ok(), "a shard takes commands until it is over");
+        }
+    }
+}
+
+impl Node {
+    /// Polls the tasks, as glommio would between two turns, and then takes a turn.
+    fn turn(&mut self, now: Instant) -> bool {
+        let Some(shard) = &mut self.shard else {
+            return false;
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        let live = self.tasks.borrow().len();
+        for _ in 0..live {
+            let Some(mut task) = self.tasks.borrow_mut().pop_front() else {
+                break;
+            };
+            if task.as_mut().poll(&mut cx).is_pending() {
+                self.tasks.borrow_mut().push_back(task);
+            }
+        }
+        let turn = shard.turn(now);
+        self.next_wake = turn.next_wake;
+        if turn.is_over {
+            (self.shard, self.next_wake) = (None, None);
+            self.tasks.borrow_mut().clear();
+        }
+        turn.worked || turn.is_over
+    }
+
+    /// For code on the shard; nobody is there once it is over.
+    pub(crate) fn client(&self) -> Option<&LocalClient> {
+        self.shard.as_ref().map(Shard::client)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drained.is_some()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.shard.is_none()
+    }
+
+    /// What the shard counted in its life, once it is over.
+    pub(crate) fn last_counters(&self) -> Option<Counters> {
+        Some(self.drained.as_ref()?.try_recv().ok()?.counters)
+    }
+}
+
+fn engine_options(limits: &Limits) -> EngineOptions {
+    let second = Duration::from_secs(1);
+    EngineOptions {
+        message_bytes_max: limits.shard.message_bytes_max,
+        outgoing_messages_max: limits.outgoing_messages_max,
+        outgoing_bytes_max: limits.outgoing_bytes_max,
+        handshake: second,
+        heartbeat_interval: second,
+        heartbeat_timeout: 3 * second,
+        reconnect_min: limits.reconnect,
+        reconnect_max: limits.reconnect,
+        hwm: 1000,
+        linger: second,
+    }
+}
