@@ -251,6 +251,10 @@ impl<'a> Pilot<'a> {
             }
             self.tally.note_departure(due, now);
             self.departed().await;
+            // Nobody is told of a one-way message that found no connection, or a draining peer.
+            if peer.account().lost > before.lost {
+                self.end_early("one-way messages were lost with their connection".to_owned());
+            }
         }
         let is_seen_in = self.see_in(message, peer).await;
         let after = peer.account();
