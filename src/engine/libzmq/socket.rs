@@ -7,7 +7,7 @@ use crate::error::EngineError;
 
 /// A socket with every option set that both kinds share.
 ///
-/// Not libzmq's heartbeats: libzmq 4.3.4 aborts the process (`Assertion failed: !_io_error`) when
+/// Not libzmq's heartbeats: libzmq 4.3 aborts the process (`!_io_error`, its issue 4364) when
 /// one is due on a connection that its peer has closed while its input was stopped, because its
 /// queue was full. Any peer can bring that about, by sending faster than a busy shard reads. The
 /// kernel's keepalive looks after tcp connections instead. It finds hosts that have gone, but not
