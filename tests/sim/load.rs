@@ -16,9 +16,6 @@ use quanta::Instant;
 
 use crate::handlers::Order;
 
-/// A call that was sent, to be polled.
-type Answer = Pin<Box<dyn Future<Output = Reply>>>;
-
 /// How the traces' lines end, each of which some seed must come to.
 pub(crate) const ENDS: [&str; 16] = [
     "answered",
