@@ -174,6 +174,8 @@ impl Core {
         payload: &[u8],
     ) {
         let peer = self.peers.at(connection).map(|(id, _)| id);
+        // The turn began before the answer was read, perhaps by many handlers' time.
+        let now = self.clock.now().max(now);
         if !peer.is_some_and(|peer| self.caller.answer(now, peer, header, payload)) {
             self.recorder.counters.late_answers += 1;
         }
