@@ -55,6 +55,7 @@ macro_rules! suite {
                     a_killed_peer_is_indeterminate_and_the_next_one_is_found
                     a_flooding_peer_that_dies_ends_nobody
                     a_full_queue_gives_the_payload_back
+                    a_full_inbox_gives_the_payload_and_the_credit_back
                     handles_may_be_dropped_in_any_order;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up

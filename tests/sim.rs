@@ -17,7 +17,9 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use corelane::engine::sim::Weather;
 use scenario::{Trace, simulate};
+use world::World;
 
 /// How many seeds a plain `cargo test` runs: a few seconds' worth.
 const SEEDS: u64 = 250;
@@ -51,6 +53,28 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!(first.len(), second.len(), "seed {seed}");
     }
     assert_ne!(run(1), run(2), "a trace shows nothing");
+}
+
+/// A shard's own tasks may submit as much as one turn takes, in every turn.
+#[test]
+fn a_shards_own_tasks_do_not_keep_other_threads_waiting() {
+    let mut limits = scenario::random_limits(&mut fastrand::Rng::with_seed(0));
+    limits.shard.turn_messages_max = 4;
+    limits.shard.inbox_capacity = 100;
+    let mut world = World::new(0, Weather::default(), limits);
+    world.add_process(0, 1, &[]);
+    let process = &world.processes[0];
+    let peer = process.client.connect("tcp://127.0.0.1:9999").unwrap();
+    process.client.message("run").to(&peer).one_way().unwrap();
+    let local = process.shards[0].client().unwrap().clone();
+    for _ in 0..3 {
+        for _ in 0..8 {
+            let other = local.connect("tcp://127.0.0.1:9998").unwrap();
+            local.message("run").to(&other).one_way().unwrap();
+        }
+        world.turn_all();
+    }
+    assert_eq!(peer.account().accepted, 1, "it was taken from the inbox");
 }
 
 fn run(seed: u64) -> Trace {

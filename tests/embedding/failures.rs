@@ -206,6 +206,30 @@ pub(crate) fn a_full_queue_gives_the_payload_back(setup: &Setup) {
     eventually("both are entered", || peer.account().accepted == 2);
 }
 
+pub(crate) fn a_full_inbox_gives_the_payload_and_the_credit_back(setup: &Setup) {
+    let service = setup.serve(vec![echo()]);
+    let caller = setup.caller_with(|limits| {
+        limits.inbox_capacity = 2;
+        limits.outgoing_messages_max = 10;
+    });
+    let (one, other) = (service.connect(&caller), service.connect(&caller));
+    let send = |peer| caller.client().message("echo").raw("x").to(peer).one_way();
+    // The shard does nothing else until it is let go.
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let stuck = caller.run_on(0, move |_| async move { gone.recv().is_ok() });
+    eventually("it is stuck, and its inbox full", || send(&one).is_err());
+    for _ in 0..50 {
+        let refused = send(&other).unwrap_err();
+        assert_eq!(
+            (refused.why, &refused.payload[..]),
+            (NotSent::Full, &b"x"[..])
+        );
+    }
+    go.send(()).unwrap();
+    assert_eq!(stuck.wait(), Some(true));
+    eventually("there is room again", || send(&other).is_ok());
+}
+
 pub(crate) fn handles_may_be_dropped_in_any_order(setup: &Setup) {
     for order in [
         [0, 1, 2, 3],

@@ -281,7 +281,7 @@ fn line(now: Instant, what: &str) -> String {
     format!("{now:?} {what}")
 }
 
-fn random_limits(random: &mut Rng) -> Limits {
+pub(crate) fn random_limits(random: &mut Rng) -> Limits {
     let small = random.bool();
     let size = |random: &mut Rng, small_max: usize| match small {
         true => random.usize(1..=small_max),

@@ -160,7 +160,10 @@ impl Dealer {
     /// Sends what stands in the outbox, as far as libzmq takes it.
     pub(super) fn flush(&mut self) -> usize {
         let mut sent = 0;
-        while let Some(message) = self.outbox.front() {
+        // Once the connection has ended, what is left is told as never sent.
+        while self.state == State::Up
+            && let Some(message) = self.outbox.front()
+        {
             // Full, or the connection has just gone: the monitor will tell.
             if send(&self.socket, message.header, zmq::SNDMORE).is_err() {
                 break;

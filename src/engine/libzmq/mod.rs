@@ -138,6 +138,19 @@ impl Libzmq {
         }
     }
 
+    /// Whether something can be received from this socket now.
+    fn has_input(&self, token: Token) -> bool {
+        let socket = match token {
+            Token::Router => self.router.as_ref().map(Router::socket),
+            Token::Dealer(id) => match self.links.get(id) {
+                Some(Link::Dialed(dealer)) => Some(dealer.socket()),
+                _ => None,
+            },
+        };
+        let events = socket.and_then(|socket| socket.get_events().ok());
+        events.is_some_and(|events| events.contains(zmq::POLLIN))
+    }
+
     fn tell_of_the_gone(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
         let count = self.gone.len();
         if let Some(router) = &mut self.router {
@@ -292,11 +305,13 @@ impl Engine for Libzmq {
                 (Link::Accepted(_), None) => unreachable!("a peer was accepted by a router"),
             };
             taken += sent;
-            if link.outbox().is_some_and(|outbox| !outbox.is_empty()) {
+            let is_blocked = link.outbox().is_some_and(|outbox| !outbox.is_empty());
+            if is_blocked {
                 self.dirty.push(id);
             }
-            if sent > 0 {
-                // Sending may have consumed the command that told of a message.
+            // Sending, even in vain, may have consumed the command that told of a message. Asking
+            // each time would keep a blocked connection's shard from ever parking.
+            if sent > 0 || is_blocked && self.has_input(token) {
                 self.ready.push(token);
             }
         }
