@@ -299,6 +299,7 @@ impl Engine for Libzmq {
                     Err(sent) => {
                         taken += sent;
                         self.gone.push(id);
+                        self.ready.push(Token::Router);
                         continue;
                     }
                 },
