@@ -73,6 +73,7 @@ impl<'de> Deserialize<'de> for Counted {
 fn start() -> (Runtime, Peer) {
     let config = Config::default()
         .with_shards(1)
+        // Parking allocates, and how often a shard parks is the machine's business.
         .with_idle(IdleStrategy::Spin)
         .with_listen(["tcp://127.0.0.1:0"]);
     let runtime = Runtime::builder(config)
@@ -128,19 +129,15 @@ fn a_typed_request_and_its_response_are_two_encodes_two_decodes_and_no_task() {
     assert_eq!((counters.handled, counters.spawned), (2 * REQUESTS + 1, 0));
 }
 
-/// What a mode may allocate per message on today's engine, both ends together, with the client's
-/// task on the same shard.
-///
-/// Measured 1, 2, 3 and 4: the payload that the client makes; for a call the channel of its
-/// completion; for a request the bytes of its reply; for a typed one the handle of a payload whose
-/// length was not known beforehand. Nothing else on the way allocates, on either side, while the
-/// shard is awake; arming a poll before parking does, in glommio, so this shard spins. The slack of
-/// one is for buffers that grow and for timers of an engine.
+/// What a message of each mode allocates on today's engine, both ends together: the payload that
+/// the client makes; for a call the channel of its completion; for a request the bytes of its
+/// reply; for a typed one the handle of a payload whose length was not known beforehand. Nothing
+/// else on the way allocates, on either side.
 const MODES: [(Mode, u64); 4] = [
-    (Mode::OneWay, 2),
-    (Mode::Confirm, 3),
-    (Mode::Request, 4),
-    (Mode::TypedRequest, 5),
+    (Mode::OneWay, 1),
+    (Mode::Confirm, 2),
+    (Mode::Request, 3),
+    (Mode::TypedRequest, 4),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -174,10 +171,10 @@ fn allocations_per_message_stay_within_their_bound() {
         let per_message = counts.iter().map(|&count| count as f64 / MESSAGES as f64);
         let per_message: Vec<String> = per_message.map(|it| format!("{it:.2}")).collect();
         println!("{mode:?}: {} allocations a message", per_message.join(", "));
-        // What the task, its future and its result take, whatever is sent.
-        const PER_ROUND: u64 = 50;
         for count in counts {
-            let bound = bound * MESSAGES + PER_ROUND;
+            // An eighth for buffers that grow and for the round's own task; measured at most a
+            // twentieth, with four processes on two CPUs.
+            let bound = bound * MESSAGES + MESSAGES / 8;
             assert!(
                 count <= bound,
                 "{mode:?}: {count} for {MESSAGES}, over {bound}"
