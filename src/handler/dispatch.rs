@@ -20,6 +20,9 @@ use crate::{
     wire::{Codec, Flags, Header, Kind, Outbox, Reason},
 };
 
+/// Bytes of the longest text in a nack.
+const NACK_BYTES_MAX: usize = 4096;
+
 /// A message that names a handler, as it stands in the engine's buffers.
 #[derive(Debug)]
 pub struct Arrival<'a> {
@@ -196,7 +199,7 @@ impl Registry {
         if let Err(failure) = result {
             if header.kind != Kind::OneWay {
                 draft.restart(&nack_header(&header, failure.reason));
-                draft.payload().extend_from_slice(failure.text.as_bytes());
+                draft.payload().extend_from_slice(failure.words());
                 draft.commit();
             }
             return Dispatch::Nacked(Some(index), failure.reason);
@@ -278,10 +281,9 @@ impl Spawning {
                 };
                 outbox.push(&answer, payload)
             }
-            (Some(_), Err(failure)) => outbox.push(
-                &nack_header(header, failure.reason),
-                failure.text.as_bytes(),
-            ),
+            (Some(_), Err(failure)) => {
+                outbox.push(&nack_header(header, failure.reason), failure.words())
+            }
         }
     }
 }
@@ -295,6 +297,12 @@ impl std::fmt::Debug for Spawning {
 }
 
 impl Failure {
+    /// The text as a nack carries it: cut at [`NACK_BYTES_MAX`], since a handler's error may hold
+    /// any amount.
+    fn words(&self) -> &[u8] {
+        &self.text.as_bytes()[..self.text.floor_char_boundary(NACK_BYTES_MAX)]
+    }
+
     fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
         let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
             (Some(text), _) => text,
@@ -353,7 +361,7 @@ fn nack_header(header: &Header, reason: Reason) -> Header {
 fn refuse(header: &Header, outbox: &mut Outbox, ran: Option<usize>, failure: &Failure) -> Dispatch {
     if header.kind != Kind::OneWay {
         let nack = nack_header(header, failure.reason);
-        if outbox.push(&nack, failure.text.as_bytes()).is_err() {
+        if outbox.push(&nack, failure.words()).is_err() {
             return Dispatch::NoRoom;
         }
     }

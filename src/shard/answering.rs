@@ -14,7 +14,7 @@ use crate::{
 
 /// Unreadable headers in a row after which a connection is closed.
 const STRIKES_MAX: u32 = 3;
-/// Accepted peers whose hello is kept.
+/// Accepted peers that are known by their hello.
 const INTRODUCED_MAX: usize = 16_384;
 
 impl Core {
@@ -173,7 +173,7 @@ impl Core {
             Ok(hello) => {
                 tracing::debug!(?connection, instance = %hello.instance, "hello");
                 if self.introduced.len() < INTRODUCED_MAX {
-                    self.introduced.insert(connection, hello);
+                    self.introduced.insert(connection, hello.instance);
                 }
                 let welcome = Header::new(Kind::Welcome, header.correlation);
                 if outbox.push(&welcome, &self.hello).is_err() {

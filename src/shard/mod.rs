@@ -17,6 +17,7 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 use quanta::{Clock, Instant};
 use rustc_hash::{FxHashMap, FxHashSet};
+use uuid::Uuid;
 
 use self::tasks::Tasks;
 pub use self::{
@@ -113,8 +114,9 @@ struct Core {
     closing: Vec<(PeerId, Instant)>,
     /// Connections that have come up, each once, to be greeted.
     came_up: Vec<ConnectionId>,
-    /// Accepted connections that have said hello.
-    introduced: FxHashMap<ConnectionId, Hello>,
+    /// Accepted connections that have said hello, and whose. Not all that it said: a peer decides
+    /// how much that is.
+    introduced: FxHashMap<ConnectionId, Uuid>,
     /// Unreadable headers in a row, by connection.
     strikes: FxHashMap<ConnectionId, u32>,
     /// Connections to be closed at the end of the poll, for their strikes.

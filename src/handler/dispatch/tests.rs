@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     client::{Client, ClientOptions, LocalQueue},
     handler::{Handler, inline, inline_in_place, inline_raw, inline_with, spawned, spawned_raw},
-    wire::HandlerKey,
+    wire::{HandlerKey, PayloadWriter},
 };
 
 const REPLY_BYTES_MAX: usize = 100;
@@ -174,6 +174,17 @@ fn a_reply_comes_in_the_codec_of_its_request() {
     );
     let (_, reply) = bench.ask("reverse", Codec::Raw, b"abc");
     assert_eq!(reply, b"cb", "as many bytes as it says, from the beginning");
+}
+
+/// Three bytes a character, so that the bound falls into one.
+#[test]
+fn a_text_of_any_length_is_cut_between_two_characters() {
+    let fail = |_: &[u8], _: &mut PayloadWriter<'_>, _: &mut Context<'_>| {
+        Err(HandlerError::new("€".repeat(100_000)))
+    };
+    let mut bench = Bench::new(&[inline_raw("fail", fail)]);
+    let text = bench.expect_nack("fail", Codec::Raw, b"", Reason::HandlerFailed);
+    assert_eq!(text, "€".repeat(NACK_BYTES_MAX / 3));
 }
 
 #[test]
