@@ -179,8 +179,6 @@ pub struct Peer<C> {
     pub connection: C,
     /// Whether it stands.
     pub is_up: bool,
-    /// How often it has come up: answers of an earlier epoch are stale.
-    pub epoch: u32,
     /// It has said goodbye: nothing new is sent until it is back.
     pub is_draining: bool,
     /// What it said of itself.
@@ -204,7 +202,6 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
         let peer = Peer {
             connection,
             is_up: false,
-            epoch: 0,
             is_draining: false,
             identity: None,
             shared,

@@ -5,11 +5,7 @@ use std::{fmt, sync::Arc};
 use rustc_hash::FxHashMap;
 
 use super::{ShardInfo, inline::Inline, spawned::Spawned};
-use crate::{
-    codec::Decoder,
-    error::RegistryError,
-    wire::{HandlerEntry, HandlerKey},
-};
+use crate::{codec::Decoder, error::RegistryError, wire::HandlerKey};
 
 /// Names that begin so belong to corelane.
 const RESERVED_PREFIX: char = '_';
@@ -119,11 +115,6 @@ impl Registry {
     /// The names in the order of their indexes.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(name, _)| &**name)
-    }
-
-    /// What `welcome` says of them.
-    pub fn describe(&self) -> Vec<HandlerEntry> {
-        self.names().map(HandlerEntry::local).collect()
     }
 
     pub(super) fn index_of(&self, key: HandlerKey) -> Option<usize> {

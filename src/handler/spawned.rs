@@ -66,8 +66,9 @@ where
         }
     }
 
-    let handler = move |_: &_| Typed(handler.clone(), PhantomData);
-    Handler::new(name, move |shard| Runner::Spawned(Box::new(handler(shard))))
+    Handler::new(name, move |_| {
+        Runner::Spawned(Box::new(Typed(handler.clone(), PhantomData)))
+    })
 }
 
 /// A raw handler that may await: bytes in, bytes out. The payload is copied once, out of the read

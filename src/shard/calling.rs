@@ -133,7 +133,6 @@ impl<E: Engine> Shard<E> {
                 return true;
             }
             peer.is_up = true;
-            peer.epoch += 1;
             core.caller.pump(now, id, outbox);
             core.sending.insert(id);
             false
