@@ -3,12 +3,13 @@
 
 mod config;
 mod dump;
+mod zmtp;
 
 use std::fmt;
 
 use bytes::Bytes;
 
-pub use self::{config::*, dump::*};
+pub use self::{config::*, dump::*, zmtp::*};
 use crate::wire::{Codec, Reason};
 
 /// A header frame that cannot be read.

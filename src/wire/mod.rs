@@ -11,6 +11,7 @@ mod control;
 mod header;
 mod key;
 mod outbox;
+pub mod zmtp;
 
 pub use control::{Affinity, HandlerEntry, Hello};
 pub use header::{Codec, Flags, HEADER_BYTES, Header, Kind, Reason, VERSION};
