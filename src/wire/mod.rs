@@ -2,10 +2,11 @@
 //!
 //! A message is one ZMTP multipart of exactly two frames: a [`Header`] of 40 bytes and a payload.
 //! What a peer says of itself on a new connection is a [`Hello`], in JSON. Messages on their way
-//! out stand in an [`Outbox`], already framed, until the engine takes them.
+//! out stand in an [`Outbox`], already framed, until the engine takes them. How a connection begins
+//! and how its bytes are split into messages is [`zmtp`]'s.
 //!
 //! Nothing here blocks, reads a clock or owns a socket; decoding allocates nothing, except for
-//! `Hello`.
+//! `Hello` and a ZMTP handshake.
 
 mod control;
 mod header;
