@@ -131,8 +131,10 @@ named! {
     #[derive(Default)]
     #[non_exhaustive]
     EngineKind: "engine" {
-        /// The `zmq` crate, which is libzmq: its own I/O threads own the sockets.
+        /// ZMTP on the shard's own sockets: no other thread.
         #[default]
+        Native = "native",
+        /// The `zmq` crate, which is libzmq: its own I/O threads own the sockets.
         Libzmq = "libzmq",
     }
 }

@@ -3,13 +3,14 @@
 
 mod config;
 mod dump;
+mod engine;
 mod zmtp;
 
 use std::fmt;
 
 use bytes::Bytes;
 
-pub use self::{config::*, dump::*, zmtp::*};
+pub use self::{config::*, dump::*, engine::*, zmtp::*};
 use crate::wire::{Codec, Reason};
 
 /// A header frame that cannot be read.

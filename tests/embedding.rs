@@ -1,5 +1,5 @@
 //! The runtime as a program embeds it: real shards, real sockets, over tcp and ipc. One suite for
-//! every engine; another one joins by a line at the end.
+//! every engine, and for every pairing of two; another one joins by a line at the end.
 
 #[path = "embedding/failures.rs"]
 mod failures;
@@ -25,13 +25,14 @@ macro_rules! cases {
 }
 
 macro_rules! suite {
-    ($name:ident: $engine:expr, $transport:expr) => {
+    ($name:ident: $serving:ident, $calling:ident, $transport:ident) => {
         mod $name {
             use crate::*;
 
             const SETUP: Setup = Setup {
-                engine: $engine,
-                transport: $transport,
+                serving: EngineKind::$serving,
+                calling: EngineKind::$calling,
+                transport: Transport::$transport,
             };
 
             cases! { SETUP;
@@ -67,5 +68,11 @@ macro_rules! suite {
     };
 }
 
-suite!(libzmq_over_tcp: EngineKind::Libzmq, Transport::Tcp);
-suite!(libzmq_over_ipc: EngineKind::Libzmq, Transport::Ipc);
+suite!(native_over_tcp: Native, Native, Tcp);
+suite!(native_over_ipc: Native, Native, Ipc);
+suite!(libzmq_over_tcp: Libzmq, Libzmq, Tcp);
+suite!(libzmq_over_ipc: Libzmq, Libzmq, Ipc);
+suite!(libzmq_calls_native_over_tcp: Native, Libzmq, Tcp);
+suite!(libzmq_calls_native_over_ipc: Native, Libzmq, Ipc);
+suite!(native_calls_libzmq_over_tcp: Libzmq, Native, Tcp);
+suite!(native_calls_libzmq_over_ipc: Libzmq, Native, Ipc);

@@ -36,8 +36,11 @@ pub struct LimitsConfig {
     pub outgoing_messages_max: u64,
     /// Bytes queued for one peer; likewise.
     pub outgoing_bytes_max: u64,
+    /// For so long a peer's queue may stay full before it is cut off as a slow consumer. Not
+    /// enforced by `libzmq`.
+    pub slow_consumer_ms: u64,
     /// Bytes that one shard buffers for all its peers; at this many, reading pauses, and then
-    /// messages are nacked `Overloaded`.
+    /// messages are nacked `Overloaded`. Not enforced by `libzmq`.
     pub buffered_bytes_max: u64,
     /// Messages in one ring between two shards; a full one holds back the connection that fills
     /// it. Takes effect with the mesh: a shard alone has no ring.
@@ -81,6 +84,7 @@ pub struct Limits {
     pub heartbeat_timeout: Duration,
     pub outgoing_messages_max: usize,
     pub outgoing_bytes_max: usize,
+    pub slow_consumer: Duration,
     pub buffered_bytes_max: usize,
     pub ring_capacity: usize,
     pub inbox_capacity: usize,
@@ -107,6 +111,7 @@ impl Default for LimitsConfig {
             heartbeat_timeout_ms: 3_000,
             outgoing_messages_max: 1_000,
             outgoing_bytes_max: 4 * MIB,
+            slow_consumer_ms: 5_000,
             buffered_bytes_max: 256 * MIB,
             ring_capacity: 1_024,
             inbox_capacity: 1_024,
@@ -158,6 +163,7 @@ impl LimitsConfig {
             heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout_ms),
             outgoing_messages_max: size(self.outgoing_messages_max),
             outgoing_bytes_max: size(self.outgoing_bytes_max),
+            slow_consumer: Duration::from_millis(self.slow_consumer_ms),
             buffered_bytes_max: size(self.buffered_bytes_max),
             ring_capacity: size(self.ring_capacity),
             inbox_capacity: size(self.inbox_capacity),
@@ -216,6 +222,7 @@ const RANGES: &[Range] = &[
     range!(heartbeat_timeout_ms: 1, u16::MAX as u64 * 100),
     range!(outgoing_messages_max: 1, 16 * MIB),
     range!(outgoing_bytes_max: 1, 1_024 * GIB),
+    range!(slow_consumer_ms: 1, HOUR_MS),
     range!(buffered_bytes_max: 1, 1_024 * GIB),
     range!(ring_capacity: 1, MIB),
     range!(inbox_capacity: 1, 16 * MIB),

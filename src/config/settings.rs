@@ -39,6 +39,8 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Engine {
+    /// The shard's own sockets.
+    Native,
     /// The `zmq` crate.
     Libzmq(LibzmqSettings),
 }
@@ -207,6 +209,7 @@ fn check_engine(engine: &EngineConfig, blame: &Blame<'_>) -> Result<Engine, Conf
         Ok(i32::try_from(value).unwrap_or(i32::MAX))
     };
     match engine.name {
+        EngineKind::Native => Ok(Engine::Native),
         EngineKind::Libzmq => Ok(Engine::Libzmq(LibzmqSettings {
             // More than this would be most CPUs of any machine, for one shard.
             io_threads: count(

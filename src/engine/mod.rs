@@ -5,6 +5,7 @@
 //! blocks. All that an engine knows of a peer is a [`ConnectionId`]; no type of the library below
 //! leaks through the contract.
 //!
+//! - [`native`]: ZMTP on the shard's own non-blocking sockets; the default.
 //! - [`libzmq`]: the reference library, through the crate `zmq`.
 //! - [`sim`]: a seeded network in memory, for tests that run whole shards under a virtual clock.
 
@@ -12,10 +13,16 @@ use std::{fmt, os::fd::BorrowedFd, time::Duration};
 
 use quanta::Instant;
 
-use crate::{config::Endpoint, error::EngineError, wire::Outbox};
+use crate::{
+    config::Endpoint,
+    error::{EngineError, Lost},
+    wire::{Outbox, Reason, Received},
+};
 
 pub mod libzmq;
+pub mod native;
 pub mod sim;
+mod socket_file;
 
 /// The contract between a shard's reactor and what moves its messages.
 pub trait Engine {
@@ -37,12 +44,12 @@ pub trait Engine {
     /// Where messages to this peer are written. `None` if the connection is not up.
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox>;
 
-    /// Messages that have left the connection's outbox since it was made; those with a smaller
-    /// number may have reached the peer. `None` if there is no such connection.
-    fn taken(&self, connection: ConnectionId) -> Option<u64>;
+    /// The same, only to look at: what waits in it, and what has left. `None` if there is no such
+    /// connection.
+    fn look(&self, connection: ConnectionId) -> Option<&Outbox>;
 
     /// Hands at most `messages_max` messages to `sink`, and whatever else happened. Returns how
-    /// many events that were.
+    /// much it did: 0 if it found nothing.
     fn poll(&mut self, now: Instant, messages_max: usize, sink: &mut dyn FnMut(Event<'_>))
     -> usize;
 
@@ -68,14 +75,24 @@ pub trait Engine {
 /// The limits and intervals that every engine keeps; derived from the checked configuration.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Bytes of the largest frame that is accepted.
+    /// Bytes of the largest payload that is accepted.
     pub message_bytes_max: usize,
+    /// Frames of a multipart message; whoever sends more is cut off.
+    pub frames_max: usize,
     /// Messages that one outbox holds.
     pub outgoing_messages_max: usize,
     /// Bytes that one outbox holds.
     pub outgoing_bytes_max: usize,
+    /// Bytes that one shard holds for all its peers, read and not handled or written and not sent.
+    pub buffered_bytes_max: usize,
+    /// For so long a peer's queue may stay full before it is cut off.
+    pub slow_consumer: Duration,
     /// How long a handshake may take.
     pub handshake: Duration,
+    /// Bytes of metadata in a handshake.
+    pub handshake_bytes_max: usize,
+    /// Accepted connections that are in their handshake at once.
+    pub unauthenticated_max: usize,
     /// Between two heartbeats.
     pub heartbeat_interval: Duration,
     /// Silence after which a peer is lost.
@@ -86,7 +103,7 @@ pub struct EngineOptions {
     pub reconnect_max: Duration,
     /// Messages in each of libzmq's own queues.
     pub hwm: i32,
-    /// How long closing may wait for what libzmq has not yet written.
+    /// How long closing may wait for what is not yet written.
     pub linger: Duration,
 }
 
@@ -96,6 +113,20 @@ pub struct EngineOptions {
 pub struct ConnectionId {
     slot: u32,
     generation: u32,
+}
+
+impl ConnectionId {
+    /// As epoll keeps it. Never below 2^32: generations begin at 1.
+    fn to_u64(self) -> u64 {
+        (u64::from(self.generation) << 32) | u64::from(self.slot)
+    }
+
+    fn from_u64(data: u64) -> Self {
+        Self {
+            slot: data as u32,
+            generation: (data >> 32) as u32,
+        }
+    }
 }
 
 impl fmt::Debug for ConnectionId {
@@ -111,6 +142,17 @@ pub enum Event<'a> {
     Up(ConnectionId),
     /// A message of two frames.
     Message(Incoming<'a>),
+    /// A message whose payload is not taken in: it is too large, or there is no memory for it.
+    Declined {
+        /// Where it came from.
+        connection: ConnectionId,
+        /// The header frame, not yet decoded.
+        header: &'a [u8],
+        /// Why: `TooLarge` or `Overloaded`.
+        reason: Reason,
+        /// Where a nack goes.
+        outbox: &'a mut Outbox,
+    },
     /// A multipart message that cannot be an active message.
     Malformed {
         /// Where it came from.
@@ -118,15 +160,14 @@ pub enum Event<'a> {
         /// How many frames it had.
         frames: usize,
     },
-    /// The connection is lost, with what stood in its outbox.
+    /// The connection is lost.
     Down {
         /// Which one.
         connection: ConnectionId,
-        /// Messages that had left its outbox: those with a smaller number may have reached the
-        /// peer.
-        taken: u64,
-        /// Messages that stood in its outbox, and are lost.
-        unsent: usize,
+        /// Why.
+        why: Lost,
+        /// What has not left; it is emptied afterwards.
+        outbox: &'a mut Outbox,
     },
 }
 
@@ -135,10 +176,8 @@ pub enum Event<'a> {
 pub struct Incoming<'a> {
     /// Where it came from.
     pub connection: ConnectionId,
-    /// The header frame, not yet decoded.
-    pub header: &'a [u8],
-    /// The payload, to be parsed in place.
-    pub payload: &'a mut [u8],
+    /// Its two frames.
+    pub message: Received<'a>,
     /// Where an answer goes.
     pub outbox: &'a mut Outbox,
 }
@@ -159,7 +198,8 @@ impl<T> Slots<T> {
     }
 
     fn insert(&mut self, value: T) -> ConnectionId {
-        self.generation = self.generation.wrapping_add(1);
+        // 0 is nobody's, after 2^32 connections too.
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
         let slot = self.slots.insert((self.generation, value));
         ConnectionId {
             slot: slot as u32,

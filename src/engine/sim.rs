@@ -15,7 +15,11 @@ use std::{
 use quanta::Instant;
 
 use super::{ConnectionId, Engine, EngineOptions, Event, Incoming, Slots};
-use crate::{config::Endpoint, error::EngineError, wire::Outbox};
+use crate::{
+    config::Endpoint,
+    error::{EngineError, Lost},
+    wire::{Outbox, Received},
+};
 
 /// What a network does to its messages.
 #[derive(Clone, Copy, Debug)]
@@ -219,15 +223,15 @@ impl Sim {
         let link = self.links.get_mut(connection).expect("was just found");
         link.cable = None;
         link.retry_at = Some(now + self.options.reconnect_min);
-        let (taken, unsent) = (link.outbox.taken(), link.outbox.clear());
+        sink(Event::Down {
+            connection,
+            why: Lost::Closed,
+            outbox: &mut link.outbox,
+        });
+        link.outbox.clear();
         if link.dials.is_none() {
             self.links.remove(connection);
         }
-        sink(Event::Down {
-            connection,
-            taken,
-            unsent,
-        });
     }
 
     fn next_parcel(&mut self, (cable, end): (usize, usize), now: Instant) -> Option<Parcel> {
@@ -297,8 +301,8 @@ impl Engine for Sim {
         link.cable.is_some().then_some(&mut link.outbox)
     }
 
-    fn taken(&self, connection: ConnectionId) -> Option<u64> {
-        Some(self.links.get(connection)?.outbox.taken())
+    fn look(&self, connection: ConnectionId) -> Option<&Outbox> {
+        Some(&self.links.get(connection)?.outbox)
     }
 
     fn poll(
@@ -320,8 +324,7 @@ impl Engine for Sim {
                 let link = self.links.get_mut(connection).expect("is in the list");
                 sink(Event::Message(Incoming {
                     connection,
-                    header: &parcel.header,
-                    payload: &mut parcel.payload,
+                    message: Received::apart(&parcel.header, &mut parcel.payload),
                     outbox: &mut link.outbox,
                 }));
                 count += 1;

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use quanta::Instant;
 
 use super::{
-    Context, Registry, ShardInfo, TaskContext, Timers, inline::InlineCall, registry::Runner,
+    Context, Registry, ShardInfo, TaskContext, Timers,
+    inline::{InlineCall, Reply},
+    registry::Runner,
 };
 use crate::{
     client::LocalClient,
     error::{CodecError, HandlerError},
-    wire::{Codec, Flags, Header, Kind, Outbox, Reason},
+    wire::{ATTACHED_BYTES_MIN, Codec, Draft, Flags, Header, Kind, Outbox, Reason, Received},
 };
 
 /// Bytes of the longest text in a nack.
@@ -25,11 +27,11 @@ const NACK_BYTES_MAX: usize = 4096;
 
 /// A message that names a handler, as it stands in the engine's buffers.
 #[derive(Debug)]
-pub struct Arrival<'a> {
+pub struct Arrival<'a, 'm> {
     /// Its header: of kind one-way, confirm or request.
     pub header: Header,
-    /// Its payload.
-    pub payload: &'a mut [u8],
+    /// Where it was read to.
+    pub message: &'a mut Received<'m>,
     /// Where its answer goes.
     pub outbox: &'a mut Outbox,
     /// By when it must have started.
@@ -92,10 +94,10 @@ pub struct Failure {
 impl Registry {
     /// Runs the handler that a message names, or makes its task, and writes the answer that is due
     /// by now.
-    pub fn dispatch(&mut self, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
+    pub fn dispatch(&mut self, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
         let Arrival {
             header,
-            payload,
+            message,
             outbox,
             deadline,
             now,
@@ -109,7 +111,7 @@ impl Registry {
         };
         let arrival = Arrival {
             header,
-            payload,
+            message,
             outbox,
             deadline,
             now,
@@ -161,10 +163,10 @@ impl Registry {
         Ok(index)
     }
 
-    fn run_inline(&mut self, index: usize, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
+    fn run_inline(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
         let Arrival {
             header,
-            payload,
+            message,
             outbox,
             deadline,
             now,
@@ -188,24 +190,33 @@ impl Registry {
         };
         let call = InlineCall {
             codec: header.codec,
-            payload,
+            payload: message.payload(),
             decoder: &mut self.decoder,
             reply: draft.payload(),
         };
         // A handler that panicked keeps its own state as it left it; ours is whole.
         let result = catch_unwind(AssertUnwindSafe(|| handler.call(call, &mut cx)))
             .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)))
-            .and_then(|()| check_reply(draft.payload().len(), lent.reply_bytes_max));
-        if let Err(failure) = result {
-            if header.kind != Kind::OneWay {
-                draft.restart(&nack_header(&header, failure.reason));
-                draft.payload().extend_from_slice(failure.words());
-                draft.commit();
+            .and_then(|reply| {
+                let bytes = match reply {
+                    Reply::Written => draft.payload().len(),
+                    Reply::InPlace(bytes) => bytes,
+                };
+                check_reply(bytes, lent.reply_bytes_max).map(|()| reply)
+            });
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(failure) => {
+                if header.kind != Kind::OneWay {
+                    draft.restart(&nack_header(&header, failure.reason));
+                    draft.payload().extend_from_slice(failure.words());
+                    draft.commit();
+                }
+                return Dispatch::Nacked(Some(index), failure.reason);
             }
-            return Dispatch::Nacked(Some(index), failure.reason);
-        }
+        };
         match header.kind {
-            Kind::Request => draft.commit(),
+            Kind::Request => commit_reply(draft, reply, message),
             Kind::Confirm => {
                 draft.restart(&Header::new(Kind::Ack, header.correlation));
                 draft.commit();
@@ -215,10 +226,10 @@ impl Registry {
         Dispatch::Handled(index)
     }
 
-    fn make_task(&mut self, index: usize, arrival: Arrival<'_>, lent: Lent<'_>) -> Dispatch {
+    fn make_task(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
         let Arrival {
             header,
-            payload,
+            message,
             outbox,
             deadline,
             ..
@@ -247,7 +258,7 @@ impl Registry {
         };
         let decoder = &mut self.decoder;
         let made = catch_unwind(AssertUnwindSafe(|| {
-            handler.call(header.codec, payload, decoder, cx)
+            handler.call(header.codec, message.payload(), decoder, cx)
         }))
         .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
         match made {
@@ -336,6 +347,21 @@ impl From<CodecError> for Failure {
             reason,
             text: error.to_string(),
         }
+    }
+}
+
+/// A large reply that stands in the buffer that its request came in leaves from there.
+fn commit_reply(mut draft: Draft<'_>, reply: Reply, message: &mut Received<'_>) {
+    match reply {
+        Reply::InPlace(bytes) if bytes >= ATTACHED_BYTES_MIN => {
+            let (buffer, place) = message.take_buffer();
+            draft.commit_with_buffer(buffer, place.start..place.start + bytes);
+        }
+        Reply::InPlace(bytes) => {
+            draft.payload().extend_from_slice(&message.payload()[..bytes]);
+            draft.commit();
+        }
+        Reply::Written => draft.commit(),
     }
 }
 

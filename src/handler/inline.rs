@@ -11,7 +11,16 @@ use crate::{
 
 /// One shard's instance of an inline handler.
 pub(super) trait Inline {
-    fn call(&mut self, call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<(), Failure>;
+    fn call(&mut self, call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<Reply, Failure>;
+}
+
+/// Where a handler's reply is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reply {
+    /// In the write buffer.
+    Written,
+    /// So many bytes from the beginning of the message's payload.
+    InPlace(usize),
 }
 
 /// A message for an inline handler.
@@ -54,14 +63,14 @@ where
         Rep: Serialize,
         F: FnMut(Req, &mut Context<'_>) -> Result<Rep, HandlerError>,
     {
-        fn call(&mut self, call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
+        fn call(&mut self, call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<Reply, Failure> {
             let request = call.decoder.decode(call.codec, call.payload)?;
             let reply = (self.0)(request, cx)?;
             if cx.wants_reply {
                 codec::encode(call.codec, &reply, call.reply)
                     .map_err(|error| HandlerError::new(error.to_string()))?;
             }
-            Ok(())
+            Ok(Reply::Written)
         }
     }
 
@@ -95,8 +104,13 @@ where
     where
         F: FnMut(&[u8], &mut PayloadWriter<'_>, &mut Context<'_>) -> Result<(), HandlerError>,
     {
-        fn call(&mut self, mut call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
-            Ok((self.0)(call.payload, &mut call.reply, cx)?)
+        fn call(
+            &mut self,
+            mut call: InlineCall<'_>,
+            cx: &mut Context<'_>,
+        ) -> Result<Reply, Failure> {
+            (self.0)(call.payload, &mut call.reply, cx)?;
+            Ok(Reply::Written)
         }
     }
 
@@ -104,7 +118,8 @@ where
 }
 
 /// An inline handler that works in the buffer that its message came in, and says how many bytes
-/// from its beginning are the reply. Else as [`inline`].
+/// from its beginning are the reply: a large one leaves from there, without being copied. Else as
+/// [`inline`].
 pub fn inline_in_place<F>(name: &str, handler: F) -> Handler
 where
     F: FnMut(&mut [u8], &mut Context<'_>) -> Result<usize, HandlerError>
@@ -128,16 +143,16 @@ where
     where
         F: FnMut(&mut [u8], &mut Context<'_>) -> Result<usize, HandlerError>,
     {
-        fn call(&mut self, mut call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
-            let reply_bytes = (self.0)(call.payload, cx)?;
-            let reply = call.payload.get(..reply_bytes).ok_or_else(|| {
-                let room = call.payload.len();
-                HandlerError::new(format!(
-                    "a reply of {reply_bytes} bytes in a buffer of {room}"
+        fn call(&mut self, call: InlineCall<'_>, cx: &mut Context<'_>) -> Result<Reply, Failure> {
+            let bytes = (self.0)(call.payload, cx)?;
+            let room = call.payload.len();
+            match bytes <= room {
+                true => Ok(Reply::InPlace(bytes)),
+                false => Err(HandlerError::new(format!(
+                    "a reply of {bytes} bytes in a buffer of {room}"
                 ))
-            })?;
-            call.reply.extend_from_slice(reply);
-            Ok(())
+                .into()),
+            }
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Counters {
     pub one_way_lost: u64,
     /// Answers that were written and not sent: their connection was lost, or took no more.
     pub answers_lost: u64,
+    /// Connections that were cut because their queue stayed full too long.
+    pub slow_consumers: u64,
 }
 
 impl Counters {
@@ -99,6 +101,7 @@ impl AddAssign for Counters {
             one_way_sent,
             one_way_lost,
             answers_lost,
+            slow_consumers,
         } = other;
         self.accepted += accepted;
         self.handled += handled;
@@ -120,6 +123,7 @@ impl AddAssign for Counters {
         self.one_way_sent += one_way_sent;
         self.one_way_lost += one_way_lost;
         self.answers_lost += answers_lost;
+        self.slow_consumers += slow_consumers;
     }
 }
 

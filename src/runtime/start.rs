@@ -16,7 +16,11 @@ use super::{Dumper, RunningShard, Runtime, collector::Collector};
 use crate::{
     client::{Client, ClientOptions, Connect, ShardPort, Submission},
     config::{self, Config, Endpoint, Idle, Settings},
-    engine::{Engine, EngineOptions, libzmq::Libzmq},
+    engine::{
+        Engine, EngineOptions,
+        libzmq::{Context, Libzmq},
+        native::{Native, Resolver},
+    },
     error::{EngineError, StartError},
     handler::{Handler, Registry, ShardInfo},
     metrics::DumpWriter,
@@ -35,7 +39,8 @@ const RING_DEPTH: usize = 128;
 
 /// What the engines of all shards share.
 pub(super) enum EngineContext {
-    Libzmq(crate::engine::libzmq::Context),
+    Native(Resolver),
+    Libzmq(Context),
 }
 
 /// What a shard's thread is given.
@@ -64,8 +69,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     Registry::check(&handlers)?;
     shard::are_possible(plan.shards.len())?;
     let clock = Clock::new();
-    let engine =
-        EngineContext::new(&settings).map_err(|cause| StartError::Engine { shard: 0, cause })?;
+    let engine = EngineContext::new(&settings, &plan)?;
     let handlers: Arc<[Handler]> = handlers.into();
     let (ports, inboxes) = make_inboxes(&settings, plan.shards.len());
     let client = make_client(&settings, &ports, &clock);
@@ -219,9 +223,17 @@ fn shard_options(settings: &Settings) -> ShardOptions {
 
 fn engine_options(settings: &Settings) -> EngineOptions {
     let limits = settings.limits();
-    let config::Engine::Libzmq(libzmq) = settings.engine();
+    let hwm = match settings.engine() {
+        config::Engine::Libzmq(libzmq) => libzmq.hwm,
+        config::Engine::Native => 0,
+    };
     EngineOptions {
         message_bytes_max: limits.message_bytes_max,
+        frames_max: limits.frames_max,
+        buffered_bytes_max: limits.buffered_bytes_max,
+        slow_consumer: limits.slow_consumer,
+        handshake_bytes_max: limits.handshake_bytes_max,
+        unauthenticated_max: limits.unauthenticated_max,
         outgoing_messages_max: limits.outgoing_messages_max,
         outgoing_bytes_max: limits.outgoing_bytes_max,
         handshake: limits.handshake,
@@ -229,37 +241,54 @@ fn engine_options(settings: &Settings) -> EngineOptions {
         heartbeat_timeout: limits.heartbeat_timeout,
         reconnect_min: limits.reconnect_min,
         reconnect_max: limits.reconnect_max,
-        hwm: libzmq.hwm,
+        hwm,
         linger: limits.drain,
     }
 }
 
 impl EngineContext {
-    fn new(settings: &Settings) -> Result<Self, EngineError> {
-        let config::Engine::Libzmq(libzmq) = settings.engine();
-        Ok(Self::Libzmq(crate::engine::libzmq::Context::new(
-            libzmq.io_threads,
-        )?))
+    fn new(settings: &Settings, plan: &Plan) -> Result<Self, StartError> {
+        match settings.engine() {
+            config::Engine::Native => {
+                let (resolver, serve) = Resolver::new();
+                spawn_helper("corelane-resolver", plan, serve)?;
+                Ok(Self::Native(resolver))
+            }
+            config::Engine::Libzmq(libzmq) => Context::new(libzmq.io_threads)
+                .map(Self::Libzmq)
+                .map_err(|cause| StartError::Engine { shard: 0, cause }),
+        }
     }
 }
 
 fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<()>, StartError> {
     let number = seed.info.shard;
-    let EngineContext::Libzmq(context) = engine;
-    let context = context.clone();
-    LocalExecutorBuilder::new(Placement::Fixed(seed.info.cpu))
+    let builder = LocalExecutorBuilder::new(Placement::Fixed(seed.info.cpu))
         .name("corelane-shard")
         .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_DEPTH)
-        .spawn(move || async move {
-            let engine = Libzmq::new(&context, seed.engine_options.clone());
-            drop(context);
-            run_shard(seed, engine).await;
-        })
-        .map_err(|error| StartError::Shard {
-            shard: number,
-            why: error.to_string(),
-        })
+        .ring_depth(RING_DEPTH);
+    let options = seed.engine_options.clone();
+    let spawned = match engine {
+        EngineContext::Native(resolver) => {
+            let resolver = resolver.clone();
+            builder.spawn(move || async move {
+                let engine = Native::new(options, resolver, seed.clock.now());
+                run_shard(seed, engine).await;
+            })
+        }
+        EngineContext::Libzmq(context) => {
+            let context = context.clone();
+            builder.spawn(move || async move {
+                let engine = Libzmq::new(&context, options);
+                drop(context);
+                run_shard(seed, engine).await;
+            })
+        }
+    };
+    spawned.map_err(|error| StartError::Shard {
+        shard: number,
+        why: error.to_string(),
+    })
 }
 
 /// The life of a shard's thread: listen, wait until all do, run.
@@ -375,27 +404,38 @@ fn spawn_dumper(
 ) -> Result<Dumper, StartError> {
     let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
     let collector = collector.clone();
-    let helper_cpus = plan.helper_cpus.clone();
-    let thread = thread::Builder::new()
-        .name("corelane-dumper".to_owned())
-        .spawn(move || {
-            keep_to(&helper_cpus);
-            // Ends when the other end is dropped.
-            while stopped
-                .recv_timeout(interval)
-                .is_err_and(|error| error.is_timeout())
-            {
-                let dumped = collector
-                    .lock()
-                    .unwrap_or_else(|error| error.into_inner())
-                    .dump();
-                if let Err(error) = dumped {
-                    tracing::error!(%error, "a dump is not written");
-                }
+    let thread = spawn_helper("corelane-dumper", plan, move || {
+        // Ends when the other end is dropped.
+        while stopped
+            .recv_timeout(interval)
+            .is_err_and(|error| error.is_timeout())
+        {
+            let dumped = collector
+                .lock()
+                .unwrap_or_else(|error| error.into_inner())
+                .dump();
+            if let Err(error) = dumped {
+                tracing::error!(%error, "a dump is not written");
             }
-        })
-        .map_err(StartError::Thread)?;
+        }
+    })?;
     Ok(Dumper { stop, thread })
+}
+
+/// A thread that is no shard: kept off the shards' CPUs, if there are others.
+fn spawn_helper(
+    name: &str,
+    plan: &Plan,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, StartError> {
+    let cpus = plan.helper_cpus.clone();
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            keep_to(&cpus);
+            run();
+        })
+        .map_err(StartError::Thread)
 }
 
 fn keep_to(cpus: &[usize]) {
@@ -404,6 +444,6 @@ fn keep_to(cpus: &[usize]) {
         set.set(cpu);
     }
     if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(%error, "the dumper's thread may run on a shard's CPU");
+        tracing::warn!(%error, "a helping thread may run on a shard's CPU");
     }
 }

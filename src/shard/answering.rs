@@ -9,7 +9,7 @@ use crate::{
     engine::{ConnectionId, Engine, Incoming},
     error::Malformation,
     handler::{Arrival, Dispatch, Lent, Spawning},
-    wire::{Header, Hello, Kind, Outbox, Reason},
+    wire::{Header, Hello, Kind, Outbox, Reason, Received},
 };
 
 /// Unreadable headers in a row after which a connection is closed.
@@ -22,11 +22,10 @@ impl Core {
     pub(super) fn on_message(&mut self, now: Instant, incoming: Incoming<'_>) {
         let Incoming {
             connection,
-            header,
-            payload,
+            mut message,
             outbox,
         } = incoming;
-        let header = match Header::decode(header) {
+        let header = match Header::decode(message.header()) {
             Ok(header) => header,
             Err(error) => {
                 if let Some(correlation) = error.correlation {
@@ -40,13 +39,13 @@ impl Core {
         }
         match header.kind {
             Kind::OneWay | Kind::Confirm | Kind::Request => {
-                self.serve(now, connection, header, payload, outbox);
+                self.serve(now, connection, header, &mut message, outbox);
             }
             Kind::Ack | Kind::Response | Kind::Nack => {
-                self.on_answer(now, connection, &header, payload);
+                self.on_answer(now, connection, &header, message.payload());
             }
-            Kind::Hello => self.on_hello(connection, &header, payload, outbox),
-            Kind::Welcome => self.on_welcome(connection, payload),
+            Kind::Hello => self.on_hello(connection, &header, message.payload(), outbox),
+            Kind::Welcome => self.on_welcome(connection, message.payload()),
             Kind::Goodbye => self.on_goodbye(connection),
             // What runs inline has run; a task's answer is dropped at the other end.
             Kind::Cancel => {}
@@ -58,7 +57,7 @@ impl Core {
         turn_began: Instant,
         connection: ConnectionId,
         header: Header,
-        payload: &mut [u8],
+        message: &mut Received<'_>,
         outbox: &mut Outbox,
     ) {
         self.recorder.counters.accepted += 1;
@@ -70,12 +69,8 @@ impl Core {
                 "this process is stopping",
             );
         }
-        if payload.len() > self.options.message_bytes_max {
-            let text = format!(
-                "limits.message_bytes_max is {}",
-                self.options.message_bytes_max
-            );
-            return self.refuse(outbox, &header, Reason::TooLarge, &text);
+        if message.payload_bytes() > self.options.message_bytes_max {
+            return self.refuse_too_large(outbox, &header);
         }
         let read = self.clock.now().max(turn_began);
         let deadline = match header.deadline_us {
@@ -91,7 +86,7 @@ impl Core {
         };
         let arrival = Arrival {
             header,
-            payload,
+            message,
             outbox,
             deadline,
             now: read,
@@ -113,6 +108,38 @@ impl Core {
             }
             Dispatch::NoRoom => self.recorder.counters.lost += 1,
         }
+    }
+
+    /// A message has arrived whose payload was not taken in.
+    pub(super) fn on_declined(
+        &mut self,
+        connection: ConnectionId,
+        header: &[u8],
+        reason: Reason,
+        outbox: &mut Outbox,
+    ) {
+        let header = match Header::decode(header) {
+            Ok(header) => header,
+            Err(error) => return self.strike(connection, error.what),
+        };
+        match (header.kind, reason) {
+            (Kind::OneWay | Kind::Confirm | Kind::Request, Reason::TooLarge) => {
+                self.recorder.counters.accepted += 1;
+                self.refuse_too_large(outbox, &header);
+            }
+            (Kind::OneWay | Kind::Confirm | Kind::Request, reason) => {
+                self.recorder.counters.accepted += 1;
+                self.refuse(outbox, &header, reason, "limits.buffered_bytes_max is reached");
+            }
+            // Its call ends by its deadline: there was an answer, and it was not to be had.
+            _ => self.recorder.counters.late_answers += 1,
+        }
+    }
+
+    fn refuse_too_large(&mut self, outbox: &mut Outbox, header: &Header) {
+        let bytes_max = self.options.message_bytes_max;
+        let text = format!("limits.message_bytes_max is {bytes_max}");
+        self.refuse(outbox, header, Reason::TooLarge, &text);
     }
 
     fn refuse(&mut self, outbox: &mut Outbox, header: &Header, reason: Reason, text: &str) {

@@ -6,9 +6,9 @@ use super::{Core, Phase, Shard};
 use crate::{
     client::{Connect, Submission, Submitted},
     engine::{ConnectionId, Engine},
-    error::NotSent,
+    error::{Lost, NotSent},
     peers::PeerId,
-    wire::{Header, Hello, Kind},
+    wire::{Header, Hello, Kind, Outbox},
 };
 
 impl<E: Engine> Shard<E> {
@@ -149,8 +149,8 @@ impl<E: Engine> Shard<E> {
             let Some(peer) = core.peers.get_mut(id) else {
                 return false;
             };
-            if let Some(taken) = engine.taken(peer.connection) {
-                core.caller.taken(id, taken);
+            if let Some(outbox) = engine.look(peer.connection) {
+                core.caller.taken(id, outbox.taken().messages);
             }
             if peer.is_up
                 && core.caller.has_waiting(id)
@@ -197,7 +197,10 @@ impl Core {
         }
     }
 
-    pub(super) fn on_down(&mut self, connection: ConnectionId, taken: u64, unsent: usize) {
+    pub(super) fn on_down(&mut self, connection: ConnectionId, why: &Lost, outbox: &mut Outbox) {
+        if *why == Lost::SlowConsumer {
+            self.recorder.counters.slow_consumers += 1;
+        }
         self.introduced.remove(&connection);
         self.strikes.remove(&connection);
         self.came_up.retain(|&up| up != connection);
@@ -206,9 +209,9 @@ impl Core {
                 peer.is_up = false;
                 // Its goodbye was this connection's; whoever comes next has said none.
                 peer.is_draining = false;
-                self.caller.lost(id, taken);
+                self.caller.lost(id, outbox.taken().messages);
             }
-            None => self.recorder.counters.answers_lost += unsent as u64,
+            None => self.recorder.counters.answers_lost += outbox.messages() as u64,
         }
     }
 

@@ -100,6 +100,12 @@ impl Core {
         match event {
             Event::Message(incoming) => self.on_message(now, incoming),
             Event::Up(connection) => self.came_up.push(connection),
+            Event::Declined {
+                connection,
+                header,
+                reason,
+                outbox,
+            } => self.on_declined(connection, header, reason, outbox),
             Event::Malformed { connection, frames } => {
                 self.strike(connection, Malformation::Frames(frames));
                 if frames > self.options.frames_max {
@@ -108,9 +114,9 @@ impl Core {
             }
             Event::Down {
                 connection,
-                taken,
-                unsent,
-            } => self.on_down(connection, taken, unsent),
+                why,
+                outbox,
+            } => self.on_down(connection, &why, outbox),
         }
     }
 

@@ -12,9 +12,11 @@ mod control;
 mod header;
 mod key;
 mod outbox;
+mod received;
 pub mod zmtp;
 
 pub use control::{Affinity, HandlerEntry, Hello};
 pub use header::{Codec, Flags, HEADER_BYTES, Header, Kind, Reason, VERSION};
 pub use key::HandlerKey;
-pub use outbox::{Draft, Frames, Outbox, OutboxFull, PayloadWriter};
+pub use outbox::{ATTACHED_BYTES_MIN, Draft, Frames, Outbox, OutboxFull, PayloadWriter, Tally};
+pub use received::Received;

@@ -1,5 +1,10 @@
-use std::io;
+use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
+use bytes::Bytes;
+
+mod draft;
+
+pub use self::draft::{Draft, PayloadWriter};
 use super::{HEADER_BYTES, Header, Kind};
 
 /// ZMTP frame flags: more frames of this message follow; the length takes eight bytes.
@@ -8,10 +13,18 @@ const LONG: u8 = 2;
 
 /// The header's frame: flags and a one-byte length before it.
 const HEADER_FRAME_BYTES: usize = 2 + HEADER_BYTES;
+/// Where the kind stands in a message.
+const KIND_AT: usize = 2 + 3;
 /// Flags and length of the payload's frame, short and long form.
 const SHORT_BYTES: usize = 2;
 const LONG_BYTES: usize = 9;
 const SHORT_MAX: usize = 255;
+/// A message up to its payload, the frame's length in the short form.
+const SHORT_HEAD_BYTES: usize = HEADER_FRAME_BYTES + SHORT_BYTES;
+
+/// Payloads of at least so many bytes are not copied into the write buffer if they can be kept:
+/// they leave by a vectored write. `docs/performance.md` tells how the line was measured.
+pub const ATTACHED_BYTES_MIN: usize = 16 << 10;
 
 /// An emptied buffer larger than this is given back, so that one burst does not hold memory for
 /// ever.
@@ -20,7 +33,8 @@ const KEPT_BYTES_MAX: usize = 1 << 20;
 /// the buffer.
 const COMPACT_BYTES_MIN: usize = 64 << 10;
 
-/// What waits to leave on one connection: whole messages, framed as ZMTP wants them, in one buffer.
+/// What waits to leave on one connection: whole messages, framed as ZMTP wants them, small ones in
+/// one buffer, the payloads of large ones beside it.
 ///
 /// Handlers and clients write here, and only the engine takes from it. Bounded in messages and
 /// bytes: a push that finds it full is refused and changes nothing. Nothing blocks. It allocates
@@ -28,12 +42,45 @@ const COMPACT_BYTES_MIN: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Outbox {
     buffer: Vec<u8>,
-    /// Where the first message that the engine has not taken begins.
-    start: usize,
-    messages: usize,
+    /// Where the oldest message that is not wholly taken begins.
+    front: usize,
+    /// What of the buffer has left: within the oldest message, or at its beginning.
+    left: usize,
+    /// Payloads that are not in the buffer, in the order of their messages.
+    attached: VecDeque<Attached>,
+    attached_bytes: usize,
+    waiting: Tally,
+    pushed: Tally,
     messages_max: usize,
     bytes_max: usize,
-    pushed: u64,
+    /// Buffers of payloads that have left, for whoever gave them.
+    spent: Vec<Vec<u8>>,
+}
+
+/// A payload that leaves from where it is.
+#[derive(Debug)]
+struct Attached {
+    /// It follows the byte before this one of the buffer.
+    at: usize,
+    payload: Payload,
+    /// How much of it has left.
+    left: usize,
+}
+
+#[derive(Debug)]
+enum Payload {
+    Shared(Bytes),
+    /// A read buffer on its way back out.
+    Buffer(Vec<u8>, Range<usize>),
+}
+
+/// How many messages, and how many of them one-way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Of any kind.
+    pub messages: u64,
+    /// Of kind one-way.
+    pub one_way: u64,
 }
 
 /// The outbox holds as many messages or bytes as it may; nothing was added.
@@ -48,19 +95,49 @@ impl Outbox {
     pub fn new(messages_max: usize, bytes_max: usize) -> Self {
         Self {
             buffer: Vec::new(),
-            start: 0,
-            messages: 0,
+            front: 0,
+            left: 0,
+            attached: VecDeque::new(),
+            attached_bytes: 0,
+            waiting: Tally::default(),
+            pushed: Tally::default(),
             messages_max,
             bytes_max,
-            pushed: 0,
+            spent: Vec::new(),
         }
     }
 
     /// Adds a message with this payload, which is copied.
+    #[inline]
     pub fn push(&mut self, header: &Header, payload: &[u8]) -> Result<(), OutboxFull> {
-        let mut draft = self.draft(header)?;
+        if self.is_full() {
+            return Err(OutboxFull);
+        }
+        if payload.len() <= SHORT_MAX {
+            self.compact();
+            let mut head = [0; SHORT_HEAD_BYTES];
+            head[..2].copy_from_slice(&[MORE, HEADER_BYTES as u8]);
+            head[2..HEADER_FRAME_BYTES].copy_from_slice(&header.encode());
+            head[HEADER_FRAME_BYTES + 1] = payload.len() as u8;
+            self.buffer.reserve(SHORT_HEAD_BYTES + payload.len());
+            self.buffer.extend_from_slice(&head);
+            self.buffer.extend_from_slice(payload);
+            self.count(header.kind);
+            return Ok(());
+        }
+        let mut draft = self.draft_beyond_bounds(header);
         draft.payload().extend_from_slice(payload);
         draft.commit();
+        Ok(())
+    }
+
+    /// Adds a message with this payload, which is copied only if it is small.
+    pub fn push_bytes(&mut self, header: &Header, payload: Bytes) -> Result<(), OutboxFull> {
+        if payload.len() < ATTACHED_BYTES_MIN {
+            return self.push(header, &payload);
+        }
+        let draft = self.draft(header)?;
+        draft.commit_attached(Payload::Shared(payload));
         Ok(())
     }
 
@@ -81,104 +158,284 @@ impl Outbox {
     fn draft_beyond_bounds(&mut self, header: &Header) -> Draft<'_> {
         self.compact();
         let begin = self.buffer.len();
-        self.buffer.extend_from_slice(&[MORE, HEADER_BYTES as u8]);
-        self.buffer.extend_from_slice(&header.encode());
         // Room for the long form; `commit` closes the gap if the payload turns out short.
-        self.buffer.extend_from_slice(&[0; LONG_BYTES]);
-        Draft {
-            outbox: self,
-            begin,
-            committed: false,
+        let mut head = [0; HEADER_FRAME_BYTES + LONG_BYTES];
+        head[..2].copy_from_slice(&[MORE, HEADER_BYTES as u8]);
+        head[2..HEADER_FRAME_BYTES].copy_from_slice(&header.encode());
+        self.buffer.extend_from_slice(&head);
+        Draft::new(self, header.kind, begin)
+    }
+
+    /// Moves all messages of `other` behind those that wait here, whatever the bounds. Copies
+    /// nothing if nothing waits here.
+    pub fn append(&mut self, other: &mut Outbox) {
+        let moved = other.waiting;
+        if self.is_empty() {
+            std::mem::swap(&mut self.buffer, &mut other.buffer);
+            std::mem::swap(&mut self.attached, &mut other.attached);
+            self.attached_bytes = other.attached_bytes;
+            (self.front, self.left) = (other.front, other.left);
+        } else {
+            self.compact();
+            let shift = self.buffer.len();
+            self.buffer.extend_from_slice(&other.buffer[other.front..]);
+            let moved = other.attached.drain(..).map(|it| Attached {
+                at: it.at - other.front + shift,
+                ..it
+            });
+            self.attached.extend(moved);
+            self.attached_bytes += other.attached_bytes;
         }
+        other.attached_bytes = 0;
+        other.waiting = Tally::default();
+        other.reset();
+        self.waiting.messages += moved.messages;
+        self.waiting.one_way += moved.one_way;
+        self.pushed.messages += moved.messages;
+        self.pushed.one_way += moved.one_way;
     }
 
     /// Whether the next push is refused.
+    #[inline]
     pub fn is_full(&self) -> bool {
-        self.messages >= self.messages_max || (self.messages > 0 && self.bytes() >= self.bytes_max)
+        let messages = self.waiting.messages as usize;
+        messages >= self.messages_max || (messages > 0 && self.bytes() >= self.bytes_max)
     }
 
     /// Whether nothing waits.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.messages == 0
+        self.waiting.messages == 0
     }
 
     /// Messages that wait.
     pub fn messages(&self) -> usize {
-        self.messages
+        self.waiting.messages as usize
     }
 
     /// Bytes that wait, framing included.
+    #[inline]
     pub fn bytes(&self) -> usize {
-        self.buffer.len() - self.start
+        self.buffer.len() - self.left + self.attached_bytes
     }
 
     /// Messages pushed since the outbox was made: the number of the next one.
     pub fn pushed(&self) -> u64 {
-        self.pushed
+        self.pushed.messages
     }
 
-    /// Messages the engine has taken since the outbox was made: those with a smaller number have
-    /// left.
-    pub fn taken(&self) -> u64 {
-        self.pushed - self.messages as u64
+    /// Messages the engine has wholly taken since the outbox was made: those with a smaller number
+    /// have left.
+    pub fn taken(&self) -> Tally {
+        Tally {
+            messages: self.pushed.messages - self.waiting.messages,
+            one_way: self.pushed.one_way - self.waiting.one_way,
+        }
     }
 
-    /// The oldest message that waits.
+    /// The oldest message that waits, whole, whatever of it has left.
     pub fn front(&self) -> Option<Frames<'_>> {
-        if self.messages == 0 {
+        if self.is_empty() {
             return None;
         }
-        let (header_begin, payload_begin, end) = self.front_bounds();
+        let front = self.front_message();
+        let payload = match self.attached.front() {
+            Some(first) if first.at == front.end => first.payload.bytes(),
+            _ => &self.buffer[front.payload..front.end],
+        };
         Some(Frames {
-            header: &self.buffer[header_begin..header_begin + HEADER_BYTES],
-            payload: &self.buffer[payload_begin..end],
+            header: &self.buffer[self.front + 2..self.front + HEADER_FRAME_BYTES],
+            payload,
         })
     }
 
     /// Takes the oldest message away: the engine has it now.
     pub fn pop_front(&mut self) {
-        if self.messages == 0 {
+        if self.is_empty() {
             return;
         }
-        self.start = self.front_bounds().2;
-        self.messages -= 1;
-        if self.messages == 0 {
-            self.start = 0;
-            self.buffer.clear();
-            if self.buffer.capacity() > KEPT_BYTES_MAX {
-                self.buffer = Vec::new();
-            }
+        let end = self.front_message().end;
+        if self.attached.front().is_some_and(|first| first.at == end) {
+            self.drop_attached();
+        }
+        self.left = end;
+        self.finish_front(end);
+        if self.is_empty() {
+            self.reset();
         }
     }
 
-    /// Forgets all that waits, and says how many messages that was.
+    /// What waits, from the first byte that has not left, as far as it fits into `slices`. Returns
+    /// how many of them it filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let (mut count, mut from) = (0, self.left);
+        for attached in &self.attached {
+            if attached.at > from {
+                let Some(slot) = slices.get_mut(count) else {
+                    return count;
+                };
+                *slot = IoSlice::new(&self.buffer[from..attached.at]);
+                (count, from) = (count + 1, attached.at);
+            }
+            let Some(slot) = slices.get_mut(count) else {
+                return count;
+            };
+            *slot = IoSlice::new(&attached.payload.bytes()[attached.left..]);
+            count += 1;
+        }
+        if from < self.buffer.len()
+            && let Some(slot) = slices.get_mut(count)
+        {
+            *slot = IoSlice::new(&self.buffer[from..]);
+            count += 1;
+        }
+        count
+    }
+
+    /// What waits in one piece, if it is one: nothing is attached.
+    #[inline]
+    pub fn contiguous(&self) -> Option<&[u8]> {
+        self.attached.is_empty().then(|| &self.buffer[self.left..])
+    }
+
+    /// So many more bytes have left. Returns how many messages have wholly left with them.
+    #[inline]
+    pub fn advance(&mut self, bytes: usize) -> usize {
+        let before = self.messages();
+        if bytes == self.bytes() {
+            self.clear();
+        } else {
+            self.advance_within(bytes);
+        }
+        before - self.messages()
+    }
+
+    #[cold]
+    fn advance_within(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let end = self.front_message().end;
+            let step = (end - self.left).min(bytes);
+            self.left += step;
+            bytes -= step;
+            if self.left < end {
+                return;
+            }
+            if let Some(attached) = self.attached.front_mut().filter(|it| it.at == end) {
+                let rest = attached.payload.bytes().len() - attached.left;
+                let step = rest.min(bytes);
+                attached.left += step;
+                self.attached_bytes -= step;
+                bytes -= step;
+                if step < rest {
+                    return;
+                }
+                self.drop_attached();
+            }
+            self.finish_front(end);
+        }
+    }
+
+    /// Whether the next byte to leave is a message's first: then a command may leave before it.
+    #[inline]
+    pub fn is_between_messages(&self) -> bool {
+        self.left == self.front
+    }
+
+    /// Forgets all that waits, and says how many messages that was. They count as taken.
     pub fn clear(&mut self) -> usize {
-        let forgotten = self.messages;
-        self.messages = 0;
-        self.start = 0;
-        self.buffer.clear();
+        let forgotten = self.messages();
+        while !self.attached.is_empty() {
+            self.drop_attached();
+        }
+        self.attached_bytes = 0;
+        self.waiting = Tally::default();
+        self.reset();
         forgotten
     }
 
-    /// Where the oldest message's header and payload begin, and where it ends.
-    fn front_bounds(&self) -> (usize, usize, usize) {
-        let frame = self.start + HEADER_FRAME_BYTES;
-        let (payload_begin, payload_bytes) = if self.buffer[frame] & LONG == 0 {
-            (frame + SHORT_BYTES, usize::from(self.buffer[frame + 1]))
-        } else {
-            let length = self.buffer[frame + 1..frame + LONG_BYTES].try_into();
-            (
-                frame + LONG_BYTES,
-                u64::from_be_bytes(length.expect("eight bytes")) as usize,
-            )
+    /// A buffer that was attached and has left, to be used again.
+    pub fn take_spent(&mut self) -> Option<Vec<u8>> {
+        self.spent.pop()
+    }
+
+    fn count(&mut self, kind: Kind) {
+        let one_way = u64::from(kind == Kind::OneWay);
+        self.waiting.messages += 1;
+        self.waiting.one_way += one_way;
+        self.pushed.messages += 1;
+        self.pushed.one_way += one_way;
+    }
+
+    /// The oldest message has wholly left.
+    fn finish_front(&mut self, end: usize) {
+        let kind = self.buffer[self.front + KIND_AT];
+        self.waiting.messages -= 1;
+        self.waiting.one_way -= u64::from(kind == Kind::OneWay as u8);
+        self.front = end;
+    }
+
+    fn drop_attached(&mut self) {
+        let Some(attached) = self.attached.pop_front() else {
+            return;
         };
-        (self.start + 2, payload_begin, payload_begin + payload_bytes)
+        self.attached_bytes -= attached.payload.bytes().len() - attached.left;
+        if let Payload::Buffer(buffer, _) = attached.payload {
+            self.spent.push(buffer);
+        }
+    }
+
+    /// Nothing waits: the buffer begins anew.
+    #[inline]
+    fn reset(&mut self) {
+        (self.front, self.left) = (0, 0);
+        self.buffer.clear();
+        if self.buffer.capacity() > KEPT_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// Where the oldest message's payload begins in the buffer, and where the message ends in it:
+    /// right where its payload would begin if that is attached.
+    fn front_message(&self) -> FrontMessage {
+        let frame = self.front + HEADER_FRAME_BYTES;
+        if self.buffer[frame] & LONG == 0 {
+            let payload = frame + SHORT_BYTES;
+            let end = payload + usize::from(self.buffer[frame + 1]);
+            return FrontMessage { payload, end };
+        }
+        let payload = frame + LONG_BYTES;
+        if self.attached.front().is_some_and(|first| first.at == payload) {
+            return FrontMessage { payload, end: payload };
+        }
+        let length = self.buffer[frame + 1..payload].try_into();
+        let bytes = u64::from_be_bytes(length.expect("eight bytes")) as usize;
+        let end = payload + bytes;
+        FrontMessage { payload, end }
     }
 
     fn compact(&mut self) {
-        if self.start >= COMPACT_BYTES_MIN && self.start >= self.buffer.len() / 2 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
+        if self.front >= COMPACT_BYTES_MIN && self.front >= self.buffer.len() / 2 {
+            self.buffer.drain(..self.front);
+            for attached in &mut self.attached {
+                attached.at -= self.front;
+            }
+            self.left -= self.front;
+            self.front = 0;
+        }
+    }
+}
+
+/// Where the oldest message lies in the buffer. An attached payload begins where it ends.
+struct FrontMessage {
+    payload: usize,
+    end: usize,
+}
+
+impl Payload {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Shared(bytes) => bytes,
+            Payload::Buffer(buffer, range) => &buffer[range.clone()],
         }
     }
 }
@@ -192,195 +449,5 @@ pub struct Frames<'a> {
     pub payload: &'a [u8],
 }
 
-/// A message under construction at the end of an [`Outbox`].
-#[derive(Debug)]
-pub struct Draft<'a> {
-    outbox: &'a mut Outbox,
-    begin: usize,
-    committed: bool,
-}
-
-impl Draft<'_> {
-    /// Where the payload is written to.
-    pub fn payload(&mut self) -> PayloadWriter<'_> {
-        let begin = self.begin + HEADER_FRAME_BYTES + LONG_BYTES;
-        PayloadWriter {
-            begin,
-            buffer: &mut self.outbox.buffer,
-        }
-    }
-
-    /// Forgets what was written and begins anew with another header: the reply that failed becomes
-    /// its nack.
-    pub fn restart(&mut self, header: &Header) {
-        let payload_begin = self.begin + HEADER_FRAME_BYTES + LONG_BYTES;
-        self.outbox.buffer.truncate(payload_begin);
-        self.outbox.buffer[self.begin + 2..self.begin + HEADER_FRAME_BYTES]
-            .copy_from_slice(&header.encode());
-    }
-
-    /// The message is whole: patches the payload's length, and from now on it waits to leave.
-    pub fn commit(mut self) {
-        self.committed = true;
-        let outbox = &mut *self.outbox;
-        let frame = self.begin + HEADER_FRAME_BYTES;
-        let payload_begin = frame + LONG_BYTES;
-        let payload_bytes = outbox.buffer.len() - payload_begin;
-        if payload_bytes <= SHORT_MAX {
-            outbox.buffer[frame] = 0;
-            outbox.buffer[frame + 1] = payload_bytes as u8;
-            outbox
-                .buffer
-                .copy_within(payload_begin.., frame + SHORT_BYTES);
-            outbox.buffer.truncate(frame + SHORT_BYTES + payload_bytes);
-        } else {
-            outbox.buffer[frame] = LONG;
-            outbox.buffer[frame + 1..payload_begin]
-                .copy_from_slice(&(payload_bytes as u64).to_be_bytes());
-        }
-        outbox.messages += 1;
-        outbox.pushed += 1;
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if !self.committed {
-            self.outbox.buffer.truncate(self.begin);
-        }
-    }
-}
-
-/// Writes a payload straight into the connection's write buffer.
-#[derive(Debug)]
-pub struct PayloadWriter<'a> {
-    buffer: &'a mut Vec<u8>,
-    begin: usize,
-}
-
-impl PayloadWriter<'_> {
-    /// Appends bytes.
-    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// Bytes written so far.
-    pub fn len(&self) -> usize {
-        self.buffer.len() - self.begin
-    }
-
-    /// Whether nothing is written yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Never fails.
-impl io::Write for PayloadWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.buffer.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header(correlation: u64) -> Header {
-        Header::new(Kind::Response, correlation)
-    }
-
-    #[test]
-    fn a_small_message_takes_108_bytes() {
-        let mut outbox = Outbox::new(10, 1 << 20);
-        outbox.push(&header(1), &[7; 64]).unwrap();
-        assert_eq!(outbox.bytes(), 108);
-    }
-
-    #[test]
-    fn payloads_of_every_length_come_back_in_order() {
-        let lengths = [0, 1, 254, 255, 256, 257, 65_535, 65_536];
-        let mut outbox = Outbox::new(100, 1 << 30);
-        for (number, &length) in lengths.iter().enumerate() {
-            outbox
-                .push(&header(number as u64), &vec![number as u8; length])
-                .unwrap();
-        }
-        for (number, &length) in lengths.iter().enumerate() {
-            let front = outbox.front().unwrap();
-            assert_eq!(Header::decode(front.header), Ok(header(number as u64)));
-            assert_eq!(front.payload, vec![number as u8; length]);
-            outbox.pop_front();
-            assert_eq!(outbox.taken(), number as u64 + 1);
-        }
-        assert!(outbox.is_empty() && outbox.front().is_none());
-    }
-
-    #[test]
-    fn a_dropped_draft_leaves_no_trace() {
-        let mut outbox = Outbox::new(10, 1 << 20);
-        outbox.push(&header(1), b"stays").unwrap();
-        let before = outbox.bytes();
-        outbox
-            .draft(&header(2))
-            .unwrap()
-            .payload()
-            .extend_from_slice(&[0; 1000]);
-        outbox.scratch().payload().extend_from_slice(b"for nobody");
-        assert_eq!((outbox.bytes(), outbox.messages()), (before, 1));
-        assert_eq!(outbox.front().unwrap().payload, b"stays");
-    }
-
-    #[test]
-    fn a_restarted_draft_carries_only_what_came_after() {
-        let mut outbox = Outbox::new(10, 1 << 20);
-        let mut draft = outbox.draft(&header(1)).unwrap();
-        draft.payload().extend_from_slice(&[0; 1000]);
-        draft.restart(&Header::new(Kind::Nack, 9));
-        draft.payload().extend_from_slice(b"no");
-        draft.commit();
-        let front = outbox.front().unwrap();
-        assert_eq!(Header::decode(front.header), Ok(Header::new(Kind::Nack, 9)));
-        assert_eq!(front.payload, b"no");
-    }
-
-    #[test]
-    fn bounds_refuse_and_change_nothing() {
-        let mut outbox = Outbox::new(2, 1 << 20);
-        outbox.push(&header(1), b"").unwrap();
-        outbox.push(&header(2), b"").unwrap();
-        assert_eq!(outbox.push(&header(3), b""), Err(OutboxFull));
-        outbox.pop_front();
-        outbox.push(&header(3), b"").unwrap();
-
-        let mut outbox = Outbox::new(100, 64);
-        outbox.push(&header(1), &[0; 1000]).unwrap();
-        assert_eq!(outbox.push(&header(2), b""), Err(OutboxFull));
-        assert_eq!(outbox.messages(), 1);
-    }
-
-    #[test]
-    fn a_queue_that_never_empties_does_not_grow_for_ever() {
-        let mut outbox = Outbox::new(1000, 1 << 30);
-        outbox.push(&header(0), &[0; 1000]).unwrap();
-        for number in 1..100_000 {
-            outbox.push(&header(number), &[0; 1000]).unwrap();
-            outbox.pop_front();
-        }
-        assert!(
-            outbox.buffer.capacity() < 1 << 20,
-            "{}",
-            outbox.buffer.capacity()
-        );
-    }
-}
+mod tests;

@@ -17,7 +17,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What a case is run with.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
-    pub(crate) engine: EngineKind,
+    pub(crate) serving: EngineKind,
+    pub(crate) calling: EngineKind,
     pub(crate) transport: Transport,
 }
 
@@ -62,7 +63,8 @@ impl Setup {
             Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
             Transport::Ipc => format!("ipc://{}/socket", directory.path().display()),
         };
-        let config = self.config(shards, limits).with_listen([listen]);
+        let config = self.config(self.serving, shards, limits);
+        let config = config.with_listen([listen]);
         let runtime = start(config, handlers);
         Service {
             endpoint: runtime.endpoints()[0].clone(),
@@ -73,7 +75,8 @@ impl Setup {
 
     /// Another service where this one was.
     pub(crate) fn serve_again(&self, endpoint: &str, handlers: Vec<Handler>) -> Runtime {
-        start(self.config(1, |_| {}).with_listen([endpoint]), handlers)
+        let config = self.config(self.serving, 1, |_| {});
+        start(config.with_listen([endpoint]), handlers)
     }
 
     /// A runtime that only calls.
@@ -82,7 +85,7 @@ impl Setup {
     }
 
     pub(crate) fn caller_with(&self, limits: impl FnOnce(&mut LimitsConfig)) -> Runtime {
-        start(self.config(1, limits), Vec::new())
+        start(self.config(self.calling, 1, limits), Vec::new())
     }
 
     /// An endpoint where nobody listens.
@@ -94,9 +97,14 @@ impl Setup {
         }
     }
 
-    fn config(&self, shards: usize, limits: impl FnOnce(&mut LimitsConfig)) -> Config {
+    fn config(
+        &self,
+        engine: EngineKind,
+        shards: usize,
+        limits: impl FnOnce(&mut LimitsConfig),
+    ) -> Config {
         Config::default()
-            .with_engine(self.engine)
+            .with_engine(engine)
             .with_shards(shards)
             .with_idle(IdleStrategy::Park)
             .with_limits(|it| {

@@ -85,7 +85,7 @@ impl Bench {
         assert_eq!(front.payload, b"payload");
         let header = Header::decode(front.header).unwrap();
         self.outbox.pop_front();
-        self.caller.taken(self.peer, self.outbox.taken());
+        self.caller.taken(self.peer, self.outbox.taken().messages);
         header
     }
 
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn lose_connection(&mut self) {
-        let taken = self.outbox.taken();
+        let taken = self.outbox.taken().messages;
         self.outbox.clear();
         self.caller.lost(self.peer, taken);
     }

@@ -7,7 +7,12 @@ use super::{
     ConnectionId, EngineOptions, Event, FrameSlots, Link, Once, Slots, listen, receive,
     receive_frames, send, socket,
 };
-use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
+use crate::{
+    config::Endpoint,
+    engine::{Incoming, socket_file::SocketFile},
+    error::{EngineError, Lost},
+    wire::{Outbox, Received},
+};
 
 /// Peers kept at most. libzmq does not say when one has gone, so the longest silent ones are
 /// forgotten; one that speaks again is a new connection.
@@ -17,7 +22,7 @@ const FORGOTTEN_AT_ONCE: usize = PEERS_MAX / 8;
 
 pub(super) struct Router {
     /// Before the socket, so that they go before it closes.
-    files: Vec<listen::SocketFile>,
+    files: Vec<SocketFile>,
     socket: zmq::Socket,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
 }
@@ -52,7 +57,7 @@ impl Router {
 
     pub(super) fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
         let bound = listen::bind(&self.socket, at)?;
-        self.files.extend(listen::SocketFile::of(&bound));
+        self.files.extend(SocketFile::of(&bound));
         Ok(bound)
     }
 
@@ -104,8 +109,7 @@ impl Router {
             }
             sink(Event::Message(Incoming {
                 connection,
-                header: &frames.header,
-                payload: &mut frames.payload,
+                message: Received::apart(&frames.header, &mut frames.payload),
                 outbox: &mut peer.outbox,
             }));
             if !peer.outbox.is_empty() {
@@ -146,13 +150,12 @@ impl Router {
         connection: ConnectionId,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
-        if let Some(Link::Accepted(peer)) = links.remove(connection) {
+        if let Some(Link::Accepted(mut peer)) = links.remove(connection) {
             self.by_routing_id.remove(&peer.routing_id);
-            let (taken, unsent) = (peer.outbox.taken(), peer.outbox.messages());
             sink(Event::Down {
                 connection,
-                taken,
-                unsent,
+                why: Lost::Closed,
+                outbox: &mut peer.outbox,
             });
         }
     }
@@ -202,8 +205,8 @@ impl Peer {
         (!self.muted).then_some(&mut self.outbox)
     }
 
-    pub(super) fn taken(&self) -> u64 {
-        self.outbox.taken()
+    pub(super) fn look(&self) -> &Outbox {
+        &self.outbox
     }
 
     pub(super) fn mute(&mut self) {

@@ -5,7 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{
     ConnectionId, EngineOptions, Event, FrameSlots, receive, receive_frames, send, socket,
 };
-use crate::{config::Endpoint, engine::Incoming, error::EngineError, wire::Outbox};
+use crate::{
+    config::Endpoint,
+    engine::Incoming,
+    error::{EngineError, Lost},
+    wire::{Outbox, Received},
+};
 
 pub(super) struct Dealer {
     to: Endpoint,
@@ -86,8 +91,8 @@ impl Dealer {
         (self.state == State::Up).then_some(&mut self.outbox)
     }
 
-    pub(super) fn taken(&self) -> u64 {
-        self.outbox.taken()
+    pub(super) fn look(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// Receives messages first and looks at the monitor after: what the peer answered before it
@@ -109,12 +114,12 @@ impl Dealer {
             }
             if self.state == State::Ended {
                 self.state = State::Spent;
-                let (taken, unsent) = (self.outbox.taken(), self.outbox.clear());
                 sink(Event::Down {
                     connection,
-                    taken,
-                    unsent,
+                    why: Lost::Closed,
+                    outbox: &mut self.outbox,
                 });
+                self.outbox.clear();
                 return count + 1;
             }
             let Some(change) = self.next_change(frames) else {
@@ -145,8 +150,7 @@ impl Dealer {
             match receive_frames(&self.socket, frames) {
                 Ok(2) => sink(Event::Message(Incoming {
                     connection,
-                    header: &frames.header,
-                    payload: &mut frames.payload,
+                    message: Received::apart(&frames.header, &mut frames.payload),
                     outbox: &mut self.outbox,
                 })),
                 Ok(frames) => sink(Event::Malformed { connection, frames }),

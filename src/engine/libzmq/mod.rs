@@ -254,10 +254,10 @@ impl Engine for Libzmq {
         Some(outbox)
     }
 
-    fn taken(&self, connection: ConnectionId) -> Option<u64> {
+    fn look(&self, connection: ConnectionId) -> Option<&Outbox> {
         Some(match self.links.get(connection)? {
-            Link::Accepted(peer) => peer.taken(),
-            Link::Dialed(dealer) => dealer.taken(),
+            Link::Accepted(peer) => peer.look(),
+            Link::Dialed(dealer) => dealer.look(),
         })
     }
 
@@ -388,17 +388,14 @@ impl Token {
     fn to_u64(self) -> u64 {
         match self {
             Token::Router => 0,
-            Token::Dealer(id) => (u64::from(id.generation) << 32) | u64::from(id.slot),
+            Token::Dealer(id) => id.to_u64(),
         }
     }
 
     fn from_u64(data: u64) -> Self {
         match data {
             0 => Token::Router,
-            data => Token::Dealer(ConnectionId {
-                slot: data as u32,
-                generation: (data >> 32) as u32,
-            }),
+            data => Token::Dealer(ConnectionId::from_u64(data)),
         }
     }
 }

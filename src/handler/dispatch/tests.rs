@@ -62,9 +62,10 @@ impl Bench {
         payload: &[u8],
         deadline: Option<Instant>,
     ) -> Dispatch {
+        let mut payload = payload.to_vec();
         let arrival = Arrival {
             header,
-            payload: &mut payload.to_vec(),
+            message: &mut Received::apart(&[], &mut payload),
             outbox: &mut self.outbox,
             deadline,
             now: self.now,

@@ -1,0 +1,291 @@
+//! The engine on the shard's own sockets: ZMTP 3.1 in the reactor's turn, and no other thread.
+//!
+//! A round trip costs the two system calls that raw sockets need, and the polls that found nothing.
+//! Connections that were active just now are read directly, a few of them each turn; all others
+//! wait in one epoll set and cost nothing until they say something ([`hot`]). A read lands in a
+//! buffer that is used again, messages are handed on where they stand in it, and what the turn has
+//! written to a connection leaves in one write, large payloads from where they are.
+//!
+//! Nothing blocks: connecting, accepting, handshakes, heartbeats and reconnects advance as the
+//! poller and the clock say; host names are resolved by a thread of the runtime ([`Resolver`]).
+//!
+//! # Back-pressure
+//!
+//! An accepted connection whose outbox is full is not read, until there is room for its answers;
+//! its neighbours do not feel it. If the outbox stays full for `limits.slow_consumer_ms`, the
+//! connection is cut. A dialed connection is always read: what answers a call needs no room.
+
+mod buffers;
+mod dial;
+mod hot;
+mod link;
+mod listen;
+mod poller;
+mod read;
+mod resolve;
+mod socket;
+mod upkeep;
+mod write;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    os::fd::BorrowedFd,
+    sync::Arc,
+};
+
+use quanta::Instant;
+
+pub use self::resolve::Resolver;
+use self::{
+    buffers::Buffers,
+    dial::Dial,
+    hot::HotSet,
+    link::{Link, Write},
+    listen::Listener,
+    poller::{Interest, Poller, Ready, Token},
+    resolve::Mailbox,
+};
+use super::{ConnectionId, Engine, EngineOptions, Event, Slots};
+use crate::{
+    config::{Endpoint, Host},
+    error::{EngineError, Lost},
+    wire::Outbox,
+};
+
+/// A shard that has hot connections looks at the others each so many turns, and each turn once it
+/// found one active.
+const TURNS_PER_LOOK: u32 = 8;
+/// From this streak on a hot connection leaves the poller's set until the shard parks: being
+/// watched costs each arrival a third of a microsecond, leaving and coming back half of one.
+const UNWATCHED_STREAK: u32 = 256;
+/// Connections whose socket took no more that are tried again each turn; further ones wait for the
+/// poller.
+const RETRIED_MAX: usize = 4;
+/// Heartbeats of many connections fall due together, this often in an interval: a parked shard
+/// wakes once for all of them.
+const TICKS_PER_INTERVAL: u32 = 4;
+
+/// The [`Engine`] on the shard's own sockets. One per shard.
+pub struct Native {
+    io: Io,
+    listeners: Vec<Listener>,
+    links: Slots<Link>,
+    hot: HotSet,
+    /// To be read.
+    ready: VecDeque<ConnectionId>,
+    /// To be written.
+    dirty: VecDeque<ConnectionId>,
+    /// Lost while there was nobody to tell; the next poll does.
+    gone: Vec<(ConnectionId, Lost)>,
+    timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    resolver: Resolver,
+    mailbox: Arc<Mailbox>,
+    random: fastrand::Rng,
+    turns_since_look: u32,
+    /// The last look found something that is not hot.
+    others_active: bool,
+    /// What the last look found; kept for its memory.
+    found: Vec<Ready>,
+    began: Instant,
+    /// The time of the last poll.
+    now: Instant,
+}
+
+/// What every connection needs for its reads and writes.
+struct Io {
+    poller: Poller,
+    buffers: Buffers,
+    options: EngineOptions,
+    /// Accepted connections in their handshake.
+    greeting: usize,
+    stats: IoStats,
+}
+
+/// System calls on connections, since the engine was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// Reads of a connection, those that found nothing included.
+    pub reads: u64,
+    /// Reads that found nothing.
+    pub empty_reads: u64,
+    /// Writes to a connection, those that were refused included.
+    pub writes: u64,
+    /// Writes that the socket had no room for.
+    pub refused_writes: u64,
+    /// Looks at the poller.
+    pub looks: u64,
+}
+
+impl Native {
+    /// An engine that has this resolver asked for host names.
+    pub fn new(
+        options: EngineOptions,
+        resolver: Resolver,
+        now: Instant,
+    ) -> Result<Self, EngineError> {
+        let refused = |errno: rustix::io::Errno| EngineError::Socket(errno.to_string());
+        let poller = Poller::new().map_err(refused)?;
+        let mailbox = Mailbox::new()?;
+        poller
+            .add(&mailbox.rung, Token::Resolver, Interest::READABLE)
+            .map_err(refused)?;
+        Ok(Self {
+            io: Io {
+                poller,
+                buffers: Buffers::new(options.buffered_bytes_max),
+                options,
+                greeting: 0,
+                stats: IoStats::default(),
+            },
+            listeners: Vec::new(),
+            links: Slots::new(),
+            hot: HotSet::default(),
+            ready: VecDeque::new(),
+            dirty: VecDeque::new(),
+            gone: Vec::new(),
+            timers: BinaryHeap::new(),
+            resolver,
+            mailbox,
+            random: fastrand::Rng::new(),
+            turns_since_look: 0,
+            others_active: false,
+            found: Vec::new(),
+            began: now,
+            now,
+        })
+    }
+
+    /// The system calls made so far.
+    pub fn stats(&self) -> IoStats {
+        self.io.stats
+    }
+}
+
+impl Engine for Native {
+    fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
+        let number = self.listeners.len() as u32;
+        let (listener, bound) = Listener::new(at, number)?;
+        self.listeners.push(listener);
+        Ok(bound)
+    }
+
+    fn stop_listening(&mut self) {
+        self.listeners.clear();
+    }
+
+    fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        if let Endpoint::Tcp { port: 0, .. } | Endpoint::Tcp { host: Host::Any, .. } = to {
+            return Err(EngineError::Connect {
+                endpoint: to.to_string(),
+                why: "name a host and a port; port 0 and `*` are for listening".to_owned(),
+            });
+        }
+        let link = Link::dialed(Dial::new(to.clone()), self.now, &self.io.options);
+        let id = self.links.insert(link);
+        // Due at once: the next poll dials.
+        self.schedule(id, self.now);
+        Ok(id)
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        self.forget(connection);
+    }
+
+    #[inline]
+    fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
+        let link = self.links.get_mut(connection)?;
+        if !link.is_up() {
+            return None;
+        }
+        if !link.is_dirty && link.write != Write::Awaited {
+            link.is_dirty = true;
+            self.dirty.push_back(connection);
+        }
+        Some(&mut link.outbox)
+    }
+
+    fn look(&self, connection: ConnectionId) -> Option<&Outbox> {
+        Some(&self.links.get(connection)?.outbox)
+    }
+
+    fn poll(
+        &mut self,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> usize {
+        self.now = now;
+        let mut work = self.tell_of_the_gone(sink);
+        for index in 0..self.hot.len() {
+            // One that is let go leaves its place to another, which the next turn asks.
+            if let Some(id) = self.hot.get(index)
+                && work < messages_max
+            {
+                work += self.harvest(id, now, messages_max - work, sink);
+            }
+        }
+        if self.is_look_due() {
+            self.look_at_poller();
+        }
+        // Each once, from the front; one with more to give goes to the back.
+        for _ in 0..self.ready.len() {
+            if work >= messages_max {
+                break;
+            }
+            let Some(id) = self.ready.pop_front() else {
+                break;
+            };
+            if let Some(link) = self.links.get_mut(id) {
+                link.is_ready = false;
+                work += self.harvest(id, now, messages_max - work, sink);
+            }
+        }
+        // After the reads: whoever has just been heard is not silent.
+        work + self.fire_timers(now, sink)
+    }
+
+    fn flush(&mut self, now: Instant) -> usize {
+        let mut messages = 0;
+        for _ in 0..self.dirty.len() {
+            let Some(id) = self.dirty.pop_front() else {
+                break;
+            };
+            messages += self.flush_one(id, now);
+        }
+        messages
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.links
+            .iter()
+            .all(|(_, link)| !link.is_up() || !link.has_pending())
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let rested = self.listeners.iter().filter_map(Listener::rests_until);
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        rested.chain(timer).min()
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.io.poller.descriptor())
+    }
+
+    fn may_park(&mut self) -> bool {
+        if !self.gone.is_empty() || !self.ready.is_empty() {
+            return false;
+        }
+        self.hot.end_streaks();
+        for index in 0..self.hot.len() {
+            if let Some(id) = self.hot.get(index) {
+                self.watch(id);
+            }
+        }
+        self.await_blocked();
+        self.look_at_poller();
+        // What woke us is to be looked for in the first turn after.
+        self.turns_since_look = TURNS_PER_LOOK;
+        self.ready.is_empty() && !self.is_dirty()
+    }
+}

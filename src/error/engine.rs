@@ -1,0 +1,31 @@
+//! How a connection ends.
+
+use super::ZmtpError;
+
+/// Why a connection was lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Lost {
+    /// The peer has closed it.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The system says that it is broken.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The peer's bytes are no ZMTP that we speak.
+    #[error(transparent)]
+    Protocol(#[from] ZmtpError),
+    /// The peer ended it, and says why.
+    #[error("the peer refused: {0:?}")]
+    Refused(String),
+    /// The handshake was not done within `limits.handshake_ms`.
+    #[error("no handshake within limits.handshake_ms")]
+    HandshakeTime,
+    /// Nothing was heard of the peer, and no answer to a heartbeat, within
+    /// `limits.heartbeat_timeout_ms`.
+    #[error("silent for limits.heartbeat_timeout_ms")]
+    Silent,
+    /// It read too slowly: its queue stayed full for `limits.slow_consumer_ms`.
+    #[error("a slow consumer: its queue stayed full for limits.slow_consumer_ms")]
+    SlowConsumer,
+}
