@@ -3,10 +3,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use rustc_hash::FxHashMap;
@@ -106,14 +103,21 @@ pub enum Entry {
 }
 
 impl Entry {
-    const COUNT: usize = 7;
+    pub(crate) const COUNT: usize = 7;
 }
 
 impl Account {
     /// Adds one. Only the peer's shard writes, so this is a plain load and store.
+    #[inline]
     pub fn add(&self, entry: Entry) {
+        self.add_many(entry, 1);
+    }
+
+    /// Adds so many. Only the peer's shard writes.
+    #[inline]
+    pub fn add_many(&self, entry: Entry, many: u64) {
         let count = &self.counts[entry as usize];
-        count.store(count.load(Relaxed) + 1, Relaxed);
+        count.store(count.load(Relaxed) + many, Relaxed);
     }
 
     /// The counts as they stand. From any thread, while the shard runs.
@@ -177,14 +181,8 @@ pub struct PeerTable<C> {
 pub struct Peer<C> {
     /// The connection, which the engine keeps making anew.
     pub connection: C,
-    /// Whether it stands.
-    pub is_up: bool,
-    /// It has said goodbye: nothing new is sent until it is back.
-    pub is_draining: bool,
     /// What it said of itself.
     pub identity: Option<Hello>,
-    /// What the holders of its handle see.
-    pub shared: Arc<PeerShared>,
 }
 
 impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
@@ -197,14 +195,11 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
     }
 
     /// Adds a peer whose connection is being made.
-    pub fn insert(&mut self, id: PeerId, connection: C, shared: Arc<PeerShared>) {
+    pub fn insert(&mut self, id: PeerId, connection: C) {
         self.by_connection.insert(connection, id);
         let peer = Peer {
             connection,
-            is_up: false,
-            is_draining: false,
             identity: None,
-            shared,
         };
         self.peers.insert(id, peer);
     }
@@ -216,9 +211,16 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
         Some(peer)
     }
 
-    /// The peer with this id.
-    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer<C>> {
-        self.peers.get_mut(&id)
+    /// The connection of the peer with this id.
+    #[inline]
+    pub fn connection_of(&self, id: PeerId) -> Option<C> {
+        self.peers.get(&id).map(|peer| peer.connection)
+    }
+
+    /// Which peer is at the other end of this connection, if we dialed it.
+    #[inline]
+    pub fn id_at(&self, connection: C) -> Option<PeerId> {
+        self.by_connection.get(&connection).copied()
     }
 
     /// The peer at the other end of this connection, if we dialed it.

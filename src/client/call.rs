@@ -27,7 +27,7 @@ thread_local! {
 
 /// How a call ended, before its reply is decoded by whoever waits for it.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The handler returned; a confirmed message has no payload.
     Answered(Codec, Bytes),
     /// The peer refused it, or its handler failed.
@@ -40,18 +40,33 @@ pub(crate) enum Outcome {
 
 /// A call under way. Resolves exactly once, by its deadline. Dropping it forgets the answer and
 /// recalls nothing.
+///
+/// Needs no particular executor. One that a [`Client`](super::Client) has sent is `Send`; one of a
+/// shard's own ([`LocalClient`](super::LocalClient)) stays on its shard, and costs no allocation.
 #[must_use = "a call tells its outcome only to who waits for it"]
-pub struct Call<E> {
-    state: State,
+pub struct Call<E, A = RemoteAnswer> {
+    state: State<A>,
     /// Keeps the connection open until the answer is there.
     _peer: Option<Peer>,
     expect: PhantomData<fn() -> E>,
 }
 
-enum State {
-    Waiting(oneshot::AsyncReceiver<Outcome>),
+enum State<A> {
+    Waiting(A),
     Refused(SendError),
     Resolved,
+}
+
+/// Waits for an outcome on any thread. Ends with `None` if the shard is gone, with the call in it.
+#[derive(Debug)]
+pub struct RemoteAnswer(pub(super) oneshot::AsyncReceiver<Outcome>);
+
+impl Future for RemoteAnswer {
+    type Output = Option<Outcome>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
 }
 
 /// What a caller makes of an answer.
@@ -82,9 +97,7 @@ impl<T: DeserializeOwned> Expect for TypedReply<T> {
     type Reply = T;
 
     fn take(codec: Codec, payload: Bytes) -> Result<T, CallError> {
-        // Alone in its allocation, so nothing is copied.
-        let mut payload = Vec::from(payload);
-        DECODER.with_borrow_mut(|decoder| Ok(decoder.decode(codec, &mut payload)?))
+        DECODER.with_borrow_mut(|decoder| Ok(decoder.decode_shared(codec, payload)?))
     }
 }
 
@@ -100,8 +113,8 @@ impl Expect for Acked {
     }
 }
 
-impl<E: Expect> Call<E> {
-    pub(super) fn new(answer: oneshot::AsyncReceiver<Outcome>, peer: Peer) -> Self {
+impl<E: Expect, A: Future<Output = Option<Outcome>> + Unpin> Call<E, A> {
+    pub(super) fn new(answer: A, peer: Peer) -> Self {
         Self {
             state: State::Waiting(answer),
             _peer: Some(peer),
@@ -124,16 +137,16 @@ impl<E: Expect> Call<E> {
     }
 }
 
-impl<E: Expect> Future for Call<E> {
+impl<E: Expect, A: Future<Output = Option<Outcome>> + Unpin> Future for Call<E, A> {
     type Output = Result<E::Reply, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.state {
             State::Waiting(answer) => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(outcome)) => outcome,
-                // The shard is gone, with the call in it.
-                Poll::Ready(Err(_)) => Outcome::Indeterminate(Indeterminate::Stopped),
+                Poll::Ready(outcome) => {
+                    outcome.unwrap_or(Outcome::Indeterminate(Indeterminate::Stopped))
+                }
             },
             State::Refused(error) => {
                 let error = error.clone();
@@ -152,7 +165,7 @@ impl<E: Expect> Future for Call<E> {
     }
 }
 
-impl<E> fmt::Debug for Call<E> {
+impl<E, A> fmt::Debug for Call<E, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Waiting(_) => "waiting",

@@ -1,81 +1,93 @@
 //! The calling side of a shard, without I/O: what waits for a connection, what waits for an answer,
 //! and how each message ends.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quanta::Instant;
 use rustc_hash::FxHashMap;
 
 use super::{
     Submitted,
+    answers::{Answers, LocalAnswer},
     call::Outcome,
     calls::{Calls, Outstanding},
+    order::Order,
+    queue::{Queue, Standing, Way},
 };
 use crate::{
     error::{Indeterminate, NotSent},
     peers::{Entry, PeerId, PeerShared},
-    wire::{Codec, HandlerKey, Header, Kind, Outbox},
+    wire::{ATTACHED_BYTES_MIN, Codec, HandlerKey, Header, Kind, Outbox, Received},
 };
+
+/// Replies to a shard's own tasks share buffers of this size, until they are dropped.
+const REPLIES_BYTES: usize = 16 << 10;
 
 /// Every message that this shard was given to send, until its end.
 ///
 /// Each ends once: it is answered, nacked, told as never sent, or indeterminate; a one-way message
-/// is sent or lost. Its end is told to whoever waits, entered in its peer's account, and handed to
-/// the caller of the method as [`Settled`].
+/// is sent or lost. Its end is told to whoever waits, entered in its peer's account, and counted
+/// for the shard's metrics.
+///
+/// A message to a peer whose connection stands is framed as it is submitted, into the peer's stage;
+/// once per turn the stage goes into the connection's outbox, whole ([`load`](Self::load)), and
+/// after the flush what has left is entered ([`settle`](Self::settle)).
 #[derive(Debug)]
 pub struct Caller {
     calls: Calls,
     queues: FxHashMap<PeerId, Queue>,
-    /// Ends since the shard last asked.
-    settled: Vec<Settled>,
+    /// Peers that something is on its way to: staged, waiting, or in their outbox. Each once.
+    busy: Vec<PeerId>,
+    answers: Rc<Answers>,
+    replies: BytesMut,
+    limits: CallerLimits,
+    ends: Ends,
+    round_trips: Vec<(HandlerKey, Duration)>,
+    /// Nothing new is taken.
+    is_closed: bool,
 }
 
-/// How a message ended, for the shard's metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// Whom it called.
-    pub handler: HandlerKey,
-    /// Its end.
-    pub end: Entry,
-    /// From submission to the answer; `None` without one.
-    pub round_trip: Option<Duration>,
+/// What a caller may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct CallerLimits {
+    /// Calls whose answers are outstanding.
+    pub outstanding_max: usize,
+    /// Messages to one peer that have not left.
+    pub messages_max: usize,
+    /// Bytes of these.
+    pub bytes_max: usize,
 }
 
-/// What goes to one peer and has not left yet. Its messages hold credit.
-#[derive(Debug)]
-struct Queue {
-    shared: Arc<PeerShared>,
-    /// No connection, or no room in its outbox.
-    waiting: VecDeque<Waiting>,
-    /// In the outbox, not yet taken by the engine.
-    boxed: VecDeque<Boxed>,
+/// How many messages have come to each end since the shard last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Calls that were given to the shard.
+    pub calls: u64,
+    /// By [`Entry`].
+    counts: [u64; Entry::COUNT],
 }
 
-#[derive(Debug)]
-struct Waiting {
-    header: Header,
-    payload: Bytes,
-    deadline: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Boxed {
-    /// Its number in the outbox.
-    number: u64,
-    kind: Kind,
-    handler: HandlerKey,
-    correlation: u64,
-    payload: Bytes,
+impl Ends {
+    /// Messages that ended so.
+    pub fn of(&self, entry: Entry) -> u64 {
+        self.counts[entry as usize]
+    }
 }
 
 impl Caller {
-    /// A side with at most so many calls outstanding.
-    pub fn new(outstanding_max: usize) -> Self {
+    /// A side that holds at most so much.
+    pub fn new(limits: CallerLimits) -> Self {
         Self {
-            calls: Calls::new(outstanding_max),
+            calls: Calls::new(limits.outstanding_max),
             queues: FxHashMap::default(),
-            settled: Vec::new(),
+            busy: Vec::new(),
+            answers: Rc::default(),
+            replies: BytesMut::new(),
+            limits,
+            ends: Ends::default(),
+            round_trips: Vec::new(),
+            is_closed: false,
         }
     }
 
@@ -84,175 +96,259 @@ impl Caller {
         self.calls.len()
     }
 
-    /// Whether nothing waits and nothing is outstanding.
+    /// Whether nothing is on its way and nothing is outstanding.
     pub fn is_idle(&self) -> bool {
-        let is_quiet = |queue: &Queue| queue.waiting.is_empty() && queue.boxed.is_empty();
-        self.calls.len() == 0 && self.queues.values().all(is_quiet)
+        self.calls.len() == 0 && self.queues.values().all(|queue| !queue.is_busy())
     }
 
-    /// What has ended since the last time.
-    pub fn drain_settled(&mut self) -> impl Iterator<Item = Settled> {
-        self.settled.drain(..)
+    /// Whether something is on its way to this peer and has not left.
+    pub fn is_sending(&self, peer: PeerId) -> bool {
+        self.queues.get(&peer).is_some_and(Queue::is_busy)
     }
 
-    /// Whether messages to this peer stand in its outbox, not yet taken by the engine.
-    pub fn has_boxed(&self, peer: PeerId) -> bool {
-        self.queues
-            .get(&peer)
-            .is_some_and(|queue| !queue.boxed.is_empty())
+    /// Whether anything is to be loaded into an outbox that has room.
+    pub fn has_staged(&self) -> bool {
+        let is_staged = |peer| self.queues.get(peer).is_some_and(Queue::has_staged);
+        self.busy.iter().any(is_staged)
     }
 
-    /// Whether messages to this peer wait for a connection or for room.
-    pub fn has_waiting(&self, peer: PeerId) -> bool {
-        self.queues
-            .get(&peer)
-            .is_some_and(|queue| !queue.waiting.is_empty())
+    /// The ends that were counted since the last time.
+    pub fn take_ends(&mut self) -> Ends {
+        std::mem::take(&mut self.ends)
     }
 
-    /// Begins to keep a queue for this peer.
+    /// The round trips that were made since the last time.
+    pub fn drain_round_trips(&mut self) -> impl Iterator<Item = (HandlerKey, Duration)> {
+        self.round_trips.drain(..)
+    }
+
+    /// Begins to keep a queue for this peer, which is not connected yet.
     pub fn open(&mut self, peer: PeerId, shared: Arc<PeerShared>) {
-        let queue = Queue {
-            shared,
-            waiting: VecDeque::new(),
-            boxed: VecDeque::new(),
-        };
-        self.queues.insert(peer, queue);
+        let queue = Queue::new(shared, self.limits.messages_max, self.limits.bytes_max);
+        self.queues.entry(peer).or_insert(queue);
     }
 
-    /// Ends whatever goes to this peer, and forgets it.
-    pub fn close(&mut self, peer: PeerId) {
-        self.stop(Some(peer));
-        self.queues.remove(&peer);
+    /// The peer's connection stands and is greeted, or has gone, or the peer drains.
+    pub fn stand(&mut self, peer: PeerId, standing: Standing) {
+        if let Some(queue) = self.queues.get_mut(&peer) {
+            queue.standing = standing;
+        }
     }
 
-    /// Takes a message, and writes it into `outbox` if the peer has one with room and nothing waits
-    /// before it.
-    pub fn submit(&mut self, now: Instant, message: Submitted, outbox: Option<&mut Outbox>) {
-        let peer = message.peer;
-        if !self.queues.contains_key(&peer) {
+    /// Whether it keeps a queue for this peer.
+    pub fn knows(&self, peer: PeerId) -> bool {
+        self.queues.contains_key(&peer)
+    }
+
+    /// Ends whatever goes to this peer, and forgets it: what has not left, in its outbox too, as
+    /// never sent, the rest as indeterminate.
+    pub fn close(&mut self, peer: PeerId, outbox: Option<&mut Outbox>) {
+        if let (Some(queue), Some(outbox)) = (self.queues.get_mut(&peer), outbox.as_deref()) {
+            let sent = queue.settle(outbox);
+            self.ends.counts[Entry::OneWaySent as usize] += sent;
+        }
+        self.end_unsent_of(peer, outbox, NotSent::Closed);
+        if let Some(queue) = self.queues.get_mut(&peer) {
+            for waiting in queue.take_waiting() {
+                self.end_unsent(peer, &waiting.header, waiting.payload, NotSent::Closed);
+            }
+        }
+        self.end_sent(peer, Indeterminate::Stopped);
+        if let Some(mut queue) = self.queues.remove(&peer) {
+            queue.give_credit_back();
+        }
+        self.busy.retain(|&busy| busy != peer);
+    }
+
+    /// Takes a message of another thread, whose credit is taken.
+    pub fn submit(&mut self, now: Instant, message: Submitted) {
+        self.ends.calls += u64::from(message.wants_answer());
+        let is_closed = self.is_closed;
+        let queue = self.queues.get_mut(&message.peer);
+        let Some(queue) = queue.filter(|_| !is_closed) else {
             return self.refuse(message, NotSent::Closed);
+        };
+        if let Some(why) = queue.standing.refuses() {
+            return self.refuse(message, why);
         }
         if message.wants_answer() && self.calls.is_full() {
             return self.refuse(message, NotSent::Outstanding);
         }
-        let waiting = self.enter(message);
-        let queue = self.queues.get_mut(&peer).expect("was just found");
-        queue.shared.account.add(Entry::Accepted);
-        queue.waiting.push_back(waiting);
-        if let Some(outbox) = outbox {
-            self.pump(now, peer, outbox);
+        let Submitted {
+            peer,
+            order,
+            submitted_at,
+            deadline,
+            completion,
+        } = message;
+        let bytes = order.payload.len();
+        let way = queue.way(bytes);
+        let correlation = match (completion, deadline) {
+            (Some(completion), Some(deadline)) => self.calls.insert(Outstanding {
+                peer,
+                kind: order.kind,
+                handler: order.handler,
+                submitted_at,
+                deadline,
+                is_staged: way == Way::Stage,
+                completion: Completion::Remote(completion),
+            }),
+            _ => self.calls.unanswered(),
+        };
+        let mut header = order.header(correlation);
+        header.deadline_us = deadline.map_or(0, |deadline| remaining_us(now, deadline));
+        queue.take_credited(way, header, order.payload, deadline, bytes);
+        if queue.note() {
+            self.busy.push(peer);
         }
+    }
+
+    /// Takes a one-way message of one of this shard's own tasks, or says why not. A buffer that the
+    /// payload was written to is left in the order.
+    #[inline]
+    pub(super) fn submit_one_way(
+        &mut self,
+        peer: PeerId,
+        order: &mut Order,
+    ) -> Result<(), NotSent> {
+        let queue = self.queues.get_mut(&peer).ok_or(NotSent::Closed)?;
+        let way = queue.admit(order.payload.len())?;
+        if self.is_closed {
+            return Err(NotSent::Closed);
+        }
+        let header = order.header(self.calls.unanswered());
+        queue.take(way, header, &mut order.payload, None);
+        if queue.note() {
+            self.busy.push(peer);
+        }
+        Ok(())
+    }
+
+    /// Takes a call of one of this shard's own tasks, or says why not. A buffer that the payload
+    /// was written to is left in the order.
+    #[inline]
+    pub(super) fn submit_call(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        order: &mut Order,
+        within: Duration,
+    ) -> Result<LocalAnswer, NotSent> {
+        if self.calls.is_full() {
+            return Err(NotSent::Outstanding);
+        }
+        if self.is_closed {
+            return Err(NotSent::Closed);
+        }
+        let queue = self.queues.get_mut(&peer).ok_or(NotSent::Closed)?;
+        let way = queue.admit(order.payload.len())?;
+        let deadline = now + within;
+        let (slot, answer) = Answers::open(&self.answers);
+        let correlation = self.calls.insert(Outstanding {
+            peer,
+            kind: order.kind,
+            handler: order.handler,
+            submitted_at: now,
+            deadline,
+            is_staged: way == Way::Stage,
+            completion: Completion::Local(slot),
+        });
+        let mut header = order.header(correlation);
+        header.deadline_us = remaining_us(now, deadline);
+        queue.take(way, header, &mut order.payload, Some(deadline));
+        if queue.note() {
+            self.busy.push(peer);
+        }
+        self.ends.calls += 1;
+        Ok(answer)
     }
 
     /// Ends a message at once that goes nowhere. The credit and the account of a peer that is
     /// closed went with it.
-    pub fn refuse(&mut self, message: Submitted, why: NotSent) {
+    fn refuse(&mut self, message: Submitted, why: NotSent) {
         let Submitted {
             peer,
-            payload,
+            order,
             completion,
-            handler,
             ..
         } = message;
-        let queue = self.queues.get(&peer);
-        if let Some(queue) = queue {
-            queue.shared.credit.give_back(payload.len());
-        }
+        let payload = order.payload.into_bytes();
         let end = match completion {
-            Some(completion) => {
-                let _ = completion.send(Outcome::NotSent(why, payload));
-                Entry::NotSent
-            }
+            Some(_) => Entry::NotSent,
             None => Entry::Lost,
         };
-        if let Some(queue) = queue {
+        if let Some(queue) = self.queues.get(&peer) {
+            queue.shared.credit.give_back(payload.len());
             // The caller was told that it is accepted, as it took credit.
             queue.shared.account.add(Entry::Accepted);
             queue.shared.account.add(end);
         }
-        self.settled.push(Settled {
-            handler,
-            end,
-            round_trip: None,
-        });
+        self.ends.counts[end as usize] += 1;
+        if let Some(completion) = completion {
+            let _ = completion.send(Outcome::NotSent(why, payload));
+        }
     }
 
-    /// Writes what waits for this peer into its outbox, as far as there is room. True if it wrote
-    /// anything.
-    pub fn pump(&mut self, now: Instant, peer: PeerId, outbox: &mut Outbox) -> bool {
+    /// The peers that something is on its way to, by number; one that `settle` finds idle is
+    /// replaced by another.
+    pub fn busy(&self, index: usize) -> Option<PeerId> {
+        self.busy.get(index).copied()
+    }
+
+    /// Moves what is staged for this peer into its connection's outbox, and what waits as far as
+    /// there is room. True if it moved anything.
+    pub fn load(&mut self, now: Instant, peer: PeerId, outbox: &mut Outbox) -> bool {
         let Some(queue) = self.queues.get_mut(&peer) else {
             return false;
         };
-        let pushed_before = outbox.pushed();
-        while !outbox.is_full() {
-            let Some(Waiting {
-                mut header,
-                payload,
-                deadline,
-            }) = queue.waiting.pop_front()
-            else {
-                break;
-            };
-            header.deadline_us = deadline.map_or(0, |deadline| remaining_us(now, deadline));
-            let number = outbox.pushed();
-            outbox.push(&header, &payload).expect("is not full");
-            if let Some(call) = self.calls.get_mut(header.correlation) {
-                call.number = Some(number);
-            }
-            let Header {
-                kind,
-                handler,
-                correlation,
-                ..
-            } = header;
-            queue.boxed.push_back(Boxed {
-                number,
-                kind,
-                handler,
-                correlation,
-                payload,
-            });
+        if !matches!(queue.standing, Standing::Up | Standing::Draining) {
+            return false;
         }
-        outbox.pushed() > pushed_before
+        let calls = &mut self.calls;
+        queue.load(outbox, |waiting| {
+            let mut header = waiting.header;
+            let remaining = |deadline| remaining_us(now, deadline);
+            header.deadline_us = waiting.deadline.map_or(0, remaining);
+            if let Some(call) = calls.get_mut(header.correlation) {
+                call.is_staged = true;
+            }
+            header
+        })
     }
 
-    /// The engine has taken all messages of the peer's outbox with a number below `taken`.
-    pub fn taken(&mut self, peer: PeerId, taken: u64) {
+    /// Enters what has left the outbox of the busy peer with this number. False once nothing more
+    /// is on its way there: then the peer is busy no longer, and another has its number.
+    pub fn settle(&mut self, index: usize, outbox: Option<&Outbox>) -> bool {
+        let queue = self
+            .busy
+            .get(index)
+            .and_then(|peer| self.queues.get_mut(peer));
+        if let Some(queue) = queue {
+            if let Some(outbox) = outbox {
+                let sent = queue.settle(outbox);
+                self.ends.counts[Entry::OneWaySent as usize] += sent;
+            }
+            if queue.is_busy() {
+                return true;
+            }
+            queue.forget_note();
+        }
+        self.busy.swap_remove(index);
+        false
+    }
+
+    /// The connection is lost. What has left its outbox may have reached the peer; what has not
+    /// never left, and is taken out of it.
+    pub fn lost(&mut self, peer: PeerId, outbox: &mut Outbox) {
         let Some(queue) = self.queues.get_mut(&peer) else {
             return;
         };
-        while let Some(boxed) = queue.boxed.pop_front_if(|boxed| boxed.number < taken) {
-            queue.shared.credit.give_back(boxed.payload.len());
-            if boxed.kind == Kind::OneWay {
-                queue.shared.account.add(Entry::OneWaySent);
-                let (handler, end) = (boxed.handler, Entry::OneWaySent);
-                self.settled.push(Settled {
-                    handler,
-                    end,
-                    round_trip: None,
-                });
-            }
-        }
-    }
-
-    /// The connection is lost. What the engine had taken may have reached the peer; what it had not
-    /// never left.
-    pub fn lost(&mut self, peer: PeerId, taken: u64) {
-        self.taken(peer, taken);
-        let boxed = match self.queues.get_mut(&peer) {
-            Some(queue) => std::mem::take(&mut queue.boxed),
-            None => return,
-        };
-        for Boxed {
-            kind,
-            handler,
-            correlation,
-            payload,
-            ..
-        } in boxed
-        {
-            let call = self.calls.remove(correlation);
-            self.end_unsent(peer, kind, handler, payload, call, NotSent::ConnectionLost);
+        queue.standing = Standing::Down;
+        let sent = queue.settle(outbox);
+        self.ends.counts[Entry::OneWaySent as usize] += sent;
+        self.end_unsent_of(peer, Some(&mut *outbox), NotSent::ConnectionLost);
+        if let Some(queue) = self.queues.get_mut(&peer) {
+            queue.begin_anew(outbox);
         }
         // What waits was on no connection: it stays for the next one.
         self.end_sent(peer, Indeterminate::ConnectionLost);
@@ -260,58 +356,76 @@ impl Caller {
 
     /// An answer has come from this peer. False if it is late, a duplicate, or not this peer's to
     /// give.
-    pub fn answer(&mut self, now: Instant, peer: PeerId, header: &Header, payload: &[u8]) -> bool {
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        header: &Header,
+        message: &mut Received<'_>,
+    ) -> bool {
         let fits = |call: &Outstanding| {
             call.peer == peer
-                && call.number.is_some()
+                && call.is_staged
                 && match header.kind {
                     Kind::Ack => call.kind == Kind::Confirm,
                     Kind::Response => call.kind == Kind::Request,
                     kind => kind == Kind::Nack,
                 }
         };
-        if !self
-            .calls
-            .get_mut(header.correlation)
-            .is_some_and(|call| fits(call))
-        {
+        let Some(call) = self.calls.remove_if(header.correlation, fits) else {
             return false;
-        }
-        let call = self
-            .calls
-            .remove(header.correlation)
-            .expect("was just found");
+        };
         let (outcome, end) = match header.kind {
             Kind::Nack => {
-                let text = String::from_utf8_lossy(payload).into_owned();
+                let text = String::from_utf8_lossy(message.payload()).into_owned();
                 (Outcome::Nacked(header.reason, text), Entry::Nacked)
             }
             Kind::Ack => (Outcome::Answered(Codec::Raw, Bytes::new()), Entry::Handled),
             _ => {
-                let payload = Bytes::copy_from_slice(payload);
+                let payload = match call.completion {
+                    Completion::Local(_) => self.keep_reply(message),
+                    Completion::Remote(_) => message.take_bytes(),
+                };
                 (Outcome::Answered(header.codec, payload), Entry::Handled)
             }
         };
-        let round_trip = Some(now.saturating_duration_since(call.submitted_at));
-        self.end_call(call, outcome, end, round_trip);
+        let round_trip = now.saturating_duration_since(call.submitted_at);
+        self.round_trips.push((call.handler, round_trip));
+        self.end_call(call, outcome, end);
         true
+    }
+
+    /// A small reply goes into a buffer that it shares with others: nothing is allocated as long as
+    /// replies are dropped before the buffer is used up.
+    fn keep_reply(&mut self, message: &mut Received<'_>) -> Bytes {
+        let bytes = message.payload_bytes();
+        if bytes == 0 {
+            return Bytes::new();
+        }
+        if bytes >= ATTACHED_BYTES_MIN {
+            return message.take_bytes();
+        }
+        if self.replies.capacity() < bytes {
+            self.replies.reserve(REPLIES_BYTES.max(bytes));
+        }
+        self.replies.extend_from_slice(message.payload());
+        self.replies.split().freeze()
     }
 
     /// Ends every call whose deadline has passed.
     pub fn expire(&mut self, now: Instant) {
         while let Some((correlation, call)) = self.calls.next_expired(now) {
-            let outcome = match call.number {
-                Some(_) => Outcome::Indeterminate(Indeterminate::Deadline),
-                None => {
-                    let payload = self.withdraw(call.peer, correlation);
-                    Outcome::NotSent(NotSent::Deadline, payload)
-                }
+            let (outcome, end) = if call.is_staged {
+                let why = Indeterminate::Deadline;
+                (Outcome::Indeterminate(why), Entry::Indeterminate)
+            } else {
+                let queue = self.queues.get_mut(&call.peer);
+                let payload = queue.and_then(|queue| queue.withdraw(correlation));
+                let payload = payload.unwrap_or_default();
+                let outcome = Outcome::NotSent(NotSent::Deadline, payload);
+                (outcome, Entry::NotSent)
             };
-            let end = match outcome {
-                Outcome::NotSent(..) => Entry::NotSent,
-                _ => Entry::Indeterminate,
-            };
-            self.end_call(call, outcome, end, None);
+            self.end_call(call, outcome, end);
         }
     }
 
@@ -320,153 +434,82 @@ impl Caller {
         self.calls.next_deadline()
     }
 
-    /// Ends whatever goes to this peer, or to all: what has not left as never sent, the rest as
-    /// indeterminate.
-    pub fn stop(&mut self, peer: Option<PeerId>) {
-        let peers: Vec<PeerId> = match peer {
-            Some(peer) => vec![peer],
-            None => self.queues.keys().copied().collect(),
-        };
-        for peer in peers {
-            let Some(queue) = self.queues.get_mut(&peer) else {
-                continue;
-            };
-            let boxed = std::mem::take(&mut queue.boxed).into_iter();
-            let boxed = boxed.map(|it| (it.kind, it.handler, it.correlation, it.payload));
-            let waiting = std::mem::take(&mut queue.waiting).into_iter();
-            let waiting = waiting.map(|it| {
-                (
-                    it.header.kind,
-                    it.header.handler,
-                    it.header.correlation,
-                    it.payload,
-                )
-            });
-            for (kind, handler, correlation, payload) in boxed.chain(waiting) {
-                let call = self.calls.remove(correlation);
-                self.end_unsent(peer, kind, handler, payload, call, NotSent::Closed);
-            }
-            self.end_sent(peer, Indeterminate::Stopped);
-        }
+    /// Takes nothing new from now on.
+    pub fn refuse_new(&mut self) {
+        self.is_closed = true;
     }
 
-    /// Gives a message its header, and a call its place in the correlation table.
-    fn enter(&mut self, message: Submitted) -> Waiting {
-        let Submitted {
-            peer,
-            kind,
-            codec,
-            handler,
-            route_key,
-            payload,
-            deadline,
-            ..
-        } = message;
-        let correlation = match (message.completion, deadline) {
-            (Some(completion), Some(deadline)) => self.calls.insert(Outstanding {
-                peer,
-                kind,
-                handler,
-                submitted_at: message.submitted_at,
-                deadline,
-                number: None,
-                completion,
-            }),
-            _ => self.calls.unanswered(),
-        };
-        let header = Header {
-            codec,
-            handler,
-            route_key,
-            ..Header::new(kind, correlation)
-        };
-        Waiting {
-            header,
-            payload,
-            deadline,
-        }
+    /// The peers that it keeps queues for.
+    pub fn peers(&self) -> Vec<PeerId> {
+        self.queues.keys().copied().collect()
     }
 
-    /// Takes a message back that still waits. Returns its payload.
-    fn withdraw(&mut self, peer: PeerId, correlation: u64) -> Bytes {
+    /// Ends what stands in this peer's outbox, and what is staged for it.
+    fn end_unsent_of(&mut self, peer: PeerId, outbox: Option<&mut Outbox>, why: NotSent) {
         let Some(queue) = self.queues.get_mut(&peer) else {
-            return Bytes::new();
-        };
-        let mut at = queue.waiting.iter();
-        let Some(at) = at.position(|waiting| waiting.header.correlation == correlation) else {
-            return Bytes::new();
-        };
-        let payload = queue
-            .waiting
-            .remove(at)
-            .map(|waiting| waiting.payload)
-            .unwrap_or_default();
-        queue.shared.credit.give_back(payload.len());
-        payload
-    }
-
-    fn end_unsent(
-        &mut self,
-        peer: PeerId,
-        kind: Kind,
-        handler: HandlerKey,
-        payload: Bytes,
-        call: Option<Outstanding>,
-        why: NotSent,
-    ) {
-        let Some(queue) = self.queues.get(&peer) else {
             return;
         };
-        queue.shared.credit.give_back(payload.len());
-        match call {
-            Some(call) => {
-                self.end_call(call, Outcome::NotSent(why, payload), Entry::NotSent, None);
+        let mut staged = queue.take_stage();
+        for unsent in outbox.into_iter().chain([&mut staged]) {
+            while let Some(frames) = unsent.front() {
+                if let Ok(header) = Header::decode(frames.header) {
+                    let payload = Bytes::copy_from_slice(frames.payload);
+                    self.end_unsent(peer, &header, payload, why);
+                }
+                unsent.pop_front();
             }
-            None if kind == Kind::OneWay => {
-                queue.shared.account.add(Entry::Lost);
-                self.settled.push(Settled {
-                    handler,
-                    end: Entry::Lost,
-                    round_trip: None,
-                });
+        }
+    }
+
+    /// A message has never left. Answers of this process may stand in the same outbox: they are no
+    /// messages of the caller's.
+    fn end_unsent(&mut self, peer: PeerId, header: &Header, payload: Bytes, why: NotSent) {
+        match header.kind {
+            Kind::OneWay => self.count(peer, Entry::Lost),
+            Kind::Confirm | Kind::Request => {
+                // Else the call has ended before: its deadline passed while it stood in the outbox.
+                if let Some(call) = self.calls.remove(header.correlation) {
+                    self.end_call(call, Outcome::NotSent(why, payload), Entry::NotSent);
+                }
             }
-            // The call has ended before: its deadline passed while it stood in the outbox.
-            None => {}
+            _ => {}
         }
     }
 
     fn end_sent(&mut self, peer: PeerId, why: Indeterminate) {
         for call in self.calls.take_sent(peer) {
-            self.end_call(
-                call,
-                Outcome::Indeterminate(why),
-                Entry::Indeterminate,
-                None,
-            );
+            self.end_call(call, Outcome::Indeterminate(why), Entry::Indeterminate);
         }
     }
 
-    fn end_call(
-        &mut self,
-        call: Outstanding,
-        outcome: Outcome,
-        end: Entry,
-        round_trip: Option<Duration>,
-    ) {
-        if let Some(queue) = self.queues.get(&call.peer) {
+    fn end_call(&mut self, call: Outstanding, outcome: Outcome, end: Entry) {
+        self.count(call.peer, end);
+        match call.completion {
+            Completion::Local(slot) => self.answers.give(slot, outcome),
+            // Whoever waited may have stopped waiting.
+            Completion::Remote(sender) => drop(sender.send(outcome)),
+        }
+    }
+
+    fn count(&mut self, peer: PeerId, end: Entry) {
+        self.ends.counts[end as usize] += 1;
+        if let Some(queue) = self.queues.get(&peer) {
             queue.shared.account.add(end);
         }
-        self.settled.push(Settled {
-            handler: call.handler,
-            end,
-            round_trip,
-        });
-        // Whoever waited may have stopped waiting.
-        let _ = call.completion.send(outcome);
     }
 }
 
+/// Whom a call's outcome is told.
+#[derive(Debug)]
+pub(super) enum Completion {
+    /// Somebody on any thread.
+    Remote(oneshot::Sender<Outcome>),
+    /// A task of this shard, by its slot.
+    Local(usize),
+}
+
 /// What remains of a deadline as the wire tells it: at least 1, since 0 means none.
+#[inline]
 fn remaining_us(now: Instant, deadline: Instant) -> u32 {
     let remaining = deadline.saturating_duration_since(now).as_micros();
     remaining.clamp(1, u128::from(u32::MAX)) as u32

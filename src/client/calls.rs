@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use quanta::Instant;
 use slab::Slab;
 
-use super::call::Outcome;
+use super::caller::Completion;
 use crate::{
     peers::PeerId,
     wire::{HandlerKey, Kind},
@@ -35,10 +35,10 @@ pub(super) struct Outstanding {
     pub(super) handler: HandlerKey,
     pub(super) submitted_at: Instant,
     pub(super) deadline: Instant,
-    /// Its number in its connection's outbox; `None` while it waits for room or for the
-    /// connection.
-    pub(super) number: Option<u64>,
-    pub(super) completion: oneshot::Sender<Outcome>,
+    /// It stands in its connection's outbox, or in the stage before it, or has left; else it waits
+    /// for room or for the connection.
+    pub(super) is_staged: bool,
+    pub(super) completion: Completion,
 }
 
 impl Calls {
@@ -84,6 +84,19 @@ impl Calls {
         Some(self.slots.remove(correlation as u32 as usize).1)
     }
 
+    /// Takes a call out if it is what it is thought to be.
+    #[inline]
+    pub(super) fn remove_if(
+        &mut self,
+        correlation: u64,
+        fits: impl FnOnce(&Outstanding) -> bool,
+    ) -> Option<Outstanding> {
+        if !fits(self.get_mut(correlation)?) {
+            return None;
+        }
+        Some(self.slots.remove(correlation as u32 as usize).1)
+    }
+
     /// The next call whose deadline has passed.
     pub(super) fn next_expired(&mut self, now: Instant) -> Option<(u64, Outstanding)> {
         while let Some(&Reverse((deadline, correlation))) = self.deadlines.peek() {
@@ -107,7 +120,7 @@ impl Calls {
 
     /// Takes out every call that this peer may have received.
     pub(super) fn take_sent(&mut self, peer: PeerId) -> Vec<Outstanding> {
-        let is_sent = |call: &Outstanding| call.peer == peer && call.number.is_some();
+        let is_sent = |call: &Outstanding| call.peer == peer && call.is_staged;
         let sent = self.slots.iter().filter(|(_, (_, call))| is_sent(call));
         let slots: Vec<usize> = sent.map(|(slot, _)| slot).collect();
         slots
@@ -142,8 +155,8 @@ mod tests {
             handler: HandlerKey::of("x"),
             submitted_at: Instant::now(),
             deadline,
-            number: None,
-            completion: oneshot::async_channel().0,
+            is_staged: false,
+            completion: Completion::Remote(oneshot::async_channel().0),
         }
     }
 

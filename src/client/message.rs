@@ -6,8 +6,9 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Call, Peer, Submit, Submitted,
+    Call, Peer, Submit,
     call::{Acked, Expect, RawReply, TypedReply},
+    order::{Order, Payload},
 };
 use crate::{
     codec,
@@ -34,19 +35,23 @@ pub struct Raw;
 pub struct Encoded;
 
 impl<'c, C: Submit> Message<'c, C> {
-    pub(super) fn new(client: &'c C, handler: &str) -> Self {
-        Self {
-            client,
-            handler: HandlerKey::of(handler),
-        }
+    pub(super) fn new(client: &'c C, handler: HandlerKey) -> Self {
+        Self { client, handler }
     }
 
-    /// Bytes as they are. `Bytes` and `Vec<u8>` are not copied here.
+    /// Bytes as they are. `Bytes` and `Vec<u8>` are not copied here, and large ones nowhere.
     pub fn raw(self, payload: impl Into<Bytes>) -> Outgoing<'c, C, Raw> {
-        self.with(Codec::Raw, payload.into())
+        self.with(Codec::Raw, Payload::Shared(payload.into()))
     }
 
-    /// A value as JSON. Allocates the payload.
+    /// Bytes that are copied into a buffer of the client's.
+    pub fn raw_copy(self, payload: &[u8]) -> Outgoing<'c, C, Raw> {
+        let mut buffer = self.client.buffer();
+        buffer.extend_from_slice(payload);
+        self.with(Codec::Raw, Payload::Own(buffer))
+    }
+
+    /// A value as JSON, written into a buffer of the client's.
     pub fn json<T: Serialize + ?Sized>(
         self,
         value: &T,
@@ -54,7 +59,7 @@ impl<'c, C: Submit> Message<'c, C> {
         self.encoded(Codec::Json, value)
     }
 
-    /// A value as postcard. Allocates the payload.
+    /// A value as postcard, written into a buffer of the client's.
     pub fn postcard<T: Serialize + ?Sized>(
         self,
         value: &T,
@@ -64,7 +69,7 @@ impl<'c, C: Submit> Message<'c, C> {
 
     /// Bytes that are JSON already: neither encoded nor checked again.
     pub fn json_text(self, payload: impl Into<Bytes>) -> Outgoing<'c, C, Raw> {
-        self.with(Codec::Json, payload.into())
+        self.with(Codec::Json, Payload::Shared(payload.into()))
     }
 
     /// To this peer, with an empty payload.
@@ -77,12 +82,12 @@ impl<'c, C: Submit> Message<'c, C> {
         codec: Codec,
         value: &T,
     ) -> Result<Outgoing<'c, C, Encoded>, CodecError> {
-        let mut payload = Vec::with_capacity(64);
+        let mut payload = self.client.buffer();
         codec::encode(codec, value, &mut payload)?;
-        Ok(self.with(codec, payload.into()))
+        Ok(self.with(codec, Payload::Own(payload)))
     }
 
-    fn with<K>(self, codec: Codec, payload: Bytes) -> Outgoing<'c, C, K> {
+    fn with<K>(self, codec: Codec, payload: Payload) -> Outgoing<'c, C, K> {
         let Self { client, handler } = self;
         Outgoing {
             client,
@@ -102,7 +107,7 @@ pub struct Outgoing<'c, C, K> {
     client: &'c C,
     handler: HandlerKey,
     codec: Codec,
-    payload: Bytes,
+    payload: Payload,
     route_key: u64,
     kind: PhantomData<K>,
 }
@@ -135,7 +140,9 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
     /// One-way: at most once, and nothing answers. `Ok` means that it stands in a bounded queue of
     /// this process; otherwise the payload comes back. Never blocks.
     pub fn one_way(self) -> Result<(), SendError> {
-        self.submit(Kind::OneWay, None, None)
+        let Self { outgoing, peer } = self;
+        let (client, order) = outgoing.order(Kind::OneWay)?;
+        client.one_way(peer, order)
     }
 
     /// Confirmed: resolves with `Ok` once the handler has returned.
@@ -146,54 +153,40 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
         }
     }
 
-    fn within_or_default(&self, within: Option<Duration>) -> Duration {
-        within.unwrap_or(self.outgoing.client.options().deadline)
-    }
-
-    fn submit(
+    fn call<E: Expect>(
         self,
         kind: Kind,
         within: Option<Duration>,
-        completion: Option<oneshot::Sender<super::call::Outcome>>,
-    ) -> Result<(), SendError> {
-        let Outgoing {
+    ) -> Result<Call<E, C::Answer>, SendError> {
+        let Self { outgoing, peer } = self;
+        let (client, order) = outgoing.order(kind)?;
+        let within = within.unwrap_or(client.options().deadline);
+        let answer = client.call(peer, order, within.min(DEADLINE_MAX))?;
+        Ok(Call::new(answer, peer.clone()))
+    }
+}
+
+impl<'c, C: Submit, K> Outgoing<'c, C, K> {
+    fn order(self, kind: Kind) -> Result<(&'c C, Order), SendError> {
+        let Self {
             client,
             handler,
             codec,
             payload,
             route_key,
             ..
-        } = self.outgoing;
-        if payload.len() > client.options().message_bytes_max {
-            return Err(SendError {
-                why: NotSent::TooLarge,
-                payload,
-            });
-        }
-        let submitted_at = client.now();
-        let within = within.map(|within| within.min(DEADLINE_MAX));
-        let message = Submitted {
-            peer: self.peer.id(),
+        } = self;
+        let order = Order {
             kind,
             codec,
             handler,
             route_key,
             payload,
-            submitted_at,
-            deadline: within.map(|within| submitted_at + within),
-            completion,
         };
-        client
-            .submit(self.peer, message)
-            .map_err(|(why, message)| message.refuse(why))
-    }
-
-    fn call<E: Expect>(self, kind: Kind, within: Option<Duration>) -> Result<Call<E>, SendError> {
-        let within = self.within_or_default(within);
-        let peer = self.peer.clone();
-        let (completion, answer) = oneshot::async_channel();
-        self.submit(kind, Some(within), Some(completion))?;
-        Ok(Call::new(answer, peer))
+        match order.payload.len() <= client.options().message_bytes_max {
+            true => Ok((client, order)),
+            false => Err(order.refuse(NotSent::TooLarge)),
+        }
     }
 }
 
@@ -237,7 +230,7 @@ impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
     }
 
     /// Sends it now, and answers later: for several calls at once. An error gives the payload back.
-    pub fn send(self) -> Result<Call<E>, SendError> {
+    pub fn send(self) -> Result<Call<E, C::Answer>, SendError> {
         self.addressed.call(Kind::Request, self.within)
     }
 
@@ -250,9 +243,9 @@ impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
 
 impl<C: Submit, K, E: Expect> IntoFuture for Request<'_, C, K, E> {
     type Output = Result<E::Reply, CallError>;
-    type IntoFuture = Call<E>;
+    type IntoFuture = Call<E, C::Answer>;
 
-    fn into_future(self) -> Call<E> {
+    fn into_future(self) -> Self::IntoFuture {
         self.send().unwrap_or_else(Call::refused)
     }
 }
@@ -274,7 +267,7 @@ impl<C: Submit, K> Confirm<'_, C, K> {
     }
 
     /// Sends it now, and answers later. An error gives the payload back.
-    pub fn send(self) -> Result<Call<Acked>, SendError> {
+    pub fn send(self) -> Result<Call<Acked, C::Answer>, SendError> {
         self.addressed.call(Kind::Confirm, self.within)
     }
 
@@ -287,9 +280,9 @@ impl<C: Submit, K> Confirm<'_, C, K> {
 
 impl<C: Submit, K> IntoFuture for Confirm<'_, C, K> {
     type Output = Result<(), CallError>;
-    type IntoFuture = Call<Acked>;
+    type IntoFuture = Call<Acked, C::Answer>;
 
-    fn into_future(self) -> Call<Acked> {
+    fn into_future(self) -> Self::IntoFuture {
         self.send().unwrap_or_else(Call::refused)
     }
 }

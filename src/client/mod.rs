@@ -26,16 +26,22 @@
 //! Every call resolves exactly once, by its deadline: with the reply, a nack, or an error that says
 //! whether the message can have been handled.
 
+mod answers;
 mod call;
 mod caller;
 mod calls;
+mod local;
 mod message;
+mod order;
+mod queue;
 mod submit;
 
-pub use call::{Acked, Call, Expect, RawReply, TypedReply};
-pub use caller::{Caller, Settled};
+pub use call::{Acked, Call, Expect, RawReply, RemoteAnswer, TypedReply};
+pub use caller::{Caller, CallerLimits, Ends};
+pub use local::{Answer, CallingSide, LocalClient};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
+pub use order::Order;
+pub use queue::Standing;
 pub use submit::{
-    Client, ClientOptions, Connect, ConnectError, LocalClient, LocalQueue, Peer, ShardPort,
-    Submission, Submit, Submitted,
+    Client, ClientOptions, Connect, ConnectError, Peer, ShardPort, Submission, Submit, Submitted,
 };

@@ -1,35 +1,33 @@
 //! The ways from a caller to the shard that owns the peer's connection.
 
 use std::{
-    cell::RefCell,
-    collections::VecDeque,
     fmt,
-    rc::Rc,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::Waker,
     time::Duration,
 };
 
-use bytes::Bytes;
 use quanta::{Clock, Instant};
 
-use super::{Message, call::Outcome};
+use super::{
+    Message, RemoteAnswer,
+    call::Outcome,
+    order::{Order, PAYLOAD_BYTES},
+};
 use crate::{
     config::Endpoint,
     error::{NotSent, SendError},
     peers::{Account, AccountSnapshot, Credit, PeerId, PeerShared},
     route::{Port, Refused},
-    wire::{Codec, HandlerKey, Kind},
+    wire::HandlerKey,
 };
 
 /// What a caller asks of a shard.
 #[derive(Debug)]
 pub enum Submission {
-    /// Connect, and stay connected.
-    Connect(Connect),
     /// Nobody speaks of the peer any more.
     Close(PeerId),
     /// Send a message.
@@ -57,15 +55,11 @@ pub struct ShardPort {
     pub submissions: Port<Submission>,
 }
 
-/// A message on its way to the shard that sends it. Its credit is taken.
+/// A message on its way from another thread to the shard that sends it. Its credit is taken.
 #[derive(Debug)]
 pub struct Submitted {
     pub(super) peer: PeerId,
-    pub(super) kind: Kind,
-    pub(super) codec: Codec,
-    pub(super) handler: HandlerKey,
-    pub(super) route_key: u64,
-    pub(super) payload: Bytes,
+    pub(super) order: Order,
     pub(super) submitted_at: Instant,
     pub(super) deadline: Option<Instant>,
     /// Who waits for the answer; nobody for a one-way message.
@@ -137,13 +131,17 @@ impl fmt::Debug for Peer {
     }
 }
 
-/// What the builder needs of a client.
+/// What the builder needs of a client. Nothing here blocks.
 pub trait Submit {
-    /// Hands a message to the shard that owns the peer's connection, or gives it back. Never
-    /// blocks.
-    fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), (NotSent, Submitted)>;
-    /// The time of the submission.
-    fn now(&self) -> Instant;
+    /// What waits for a call's outcome.
+    type Answer: Future<Output = Option<Outcome>> + Unpin + 'static;
+    /// An empty buffer for a payload that is yet to be written.
+    fn buffer(&self) -> Vec<u8>;
+    /// Hands a one-way message to the shard that owns the peer's connection, or gives its payload
+    /// back.
+    fn one_way(&self, peer: &Peer, order: Order) -> Result<(), SendError>;
+    /// Likewise a message that is answered.
+    fn call(&self, peer: &Peer, order: Order, within: Duration) -> Result<Self::Answer, SendError>;
     /// The limits to keep.
     fn options(&self) -> &ClientOptions;
 }
@@ -195,12 +193,13 @@ impl Client {
         })
     }
 
-    /// Begins a message to the handler of this name.
-    pub fn message(&self, handler: &str) -> Message<'_, Self> {
-        Message::new(self, handler)
+    /// Begins a message to the handler of this name, or of this key: `HandlerKey::of` is a
+    /// `const fn`.
+    pub fn message(&self, handler: impl Into<HandlerKey>) -> Message<'_, Self> {
+        Message::new(self, handler.into())
     }
 
-    fn connect_by(
+    pub(super) fn connect_by(
         &self,
         shard: usize,
         endpoint: &str,
@@ -238,163 +237,67 @@ impl fmt::Debug for Client {
     }
 }
 
-impl Submit for Client {
-    fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), (NotSent, Submitted)> {
-        take_credit(peer, message, |submission| peer.0.port.try_send(submission))
+impl Client {
+    pub(super) fn now(&self) -> Instant {
+        self.0.clock.now()
     }
 
-    fn now(&self) -> Instant {
-        self.0.clock.now()
+    fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), SendError> {
+        let bytes = message.order.payload.len();
+        if !peer.credit().try_take(bytes) {
+            return Err(message.order.refuse(NotSent::Full));
+        }
+        let submitted = peer.0.port.try_send(Submission::Message(message));
+        submitted.map_err(|refused| {
+            peer.credit().give_back(bytes);
+            let (why, submission) = match refused {
+                Refused::Full(submission) => (NotSent::Full, submission),
+                Refused::Closed(submission) => (NotSent::Closed, submission),
+            };
+            match submission {
+                Submission::Message(message) => message.order.refuse(why),
+                _ => unreachable!("what comes back is what was submitted"),
+            }
+        })
+    }
+}
+
+/// Each call allocates a channel, and a written payload its buffer.
+impl Submit for Client {
+    type Answer = RemoteAnswer;
+
+    fn buffer(&self) -> Vec<u8> {
+        Vec::with_capacity(PAYLOAD_BYTES)
+    }
+
+    fn one_way(&self, peer: &Peer, order: Order) -> Result<(), SendError> {
+        let message = Submitted {
+            peer: peer.id(),
+            order,
+            submitted_at: self.now(),
+            deadline: None,
+            completion: None,
+        };
+        self.submit(peer, message)
+    }
+
+    fn call(&self, peer: &Peer, order: Order, within: Duration) -> Result<RemoteAnswer, SendError> {
+        let (completion, answer) = oneshot::async_channel();
+        let submitted_at = self.now();
+        let message = Submitted {
+            peer: peer.id(),
+            order,
+            submitted_at,
+            deadline: Some(submitted_at + within),
+            completion: Some(completion),
+        };
+        self.submit(peer, message)?;
+        Ok(RemoteAnswer(answer))
     }
 
     fn options(&self) -> &ClientOptions {
         &self.0.options
     }
-}
-
-/// Sends from a shard: over connections of that shard without an atomic queue, over others' as a
-/// [`Client`] does.
-#[derive(Clone)]
-pub struct LocalClient {
-    shard: usize,
-    queue: Rc<LocalQueue>,
-    remote: Client,
-}
-
-impl LocalClient {
-    /// A client of the shard that drains this queue.
-    pub fn new(shard: usize, queue: Rc<LocalQueue>, remote: Client) -> Self {
-        Self {
-            shard,
-            queue,
-            remote,
-        }
-    }
-
-    /// As [`Client::connect`], from this shard.
-    pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
-        self.remote.connect_by(self.shard, endpoint, |connect| {
-            self.queue
-                .try_push(Submission::Connect(connect))
-                .map_err(|_| NotSent::Full)
-        })
-    }
-
-    /// Begins a message to the handler of this name.
-    pub fn message(&self, handler: &str) -> Message<'_, Self> {
-        Message::new(self, handler)
-    }
-
-    /// The client that other threads may use.
-    pub fn remote(&self) -> &Client {
-        &self.remote
-    }
-}
-
-impl fmt::Debug for LocalClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalClient")
-            .field("shard", &self.shard)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Submit for LocalClient {
-    fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), (NotSent, Submitted)> {
-        if peer.shard() != self.shard {
-            return self.remote.submit(peer, message);
-        }
-        take_credit(peer, message, |submission| {
-            self.queue.try_push(submission).map_err(Refused::Full)
-        })
-    }
-
-    fn now(&self) -> Instant {
-        self.remote.now()
-    }
-
-    fn options(&self) -> &ClientOptions {
-        self.remote.options()
-    }
-}
-
-/// From the tasks of a shard to its reactor: bounded, and wakes the reactor if it is parked.
-#[derive(Debug)]
-pub struct LocalQueue {
-    submissions: RefCell<VecDeque<Submission>>,
-    capacity: usize,
-    reactor: RefCell<Option<Waker>>,
-}
-
-impl LocalQueue {
-    /// An empty queue.
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            submissions: RefCell::default(),
-            capacity,
-            reactor: RefCell::default(),
-        }
-    }
-
-    /// The oldest submission.
-    pub fn pop(&self) -> Option<Submission> {
-        self.submissions.borrow_mut().pop_front()
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.submissions.borrow().is_empty()
-    }
-
-    /// Whom to wake at the next submission.
-    pub fn register(&self, reactor: &Waker) {
-        *self.reactor.borrow_mut() = Some(reactor.clone());
-    }
-
-    fn try_push(&self, submission: Submission) -> Result<(), Submission> {
-        let mut submissions = self.submissions.borrow_mut();
-        if submissions.len() >= self.capacity {
-            return Err(submission);
-        }
-        submissions.push_back(submission);
-        if let Some(reactor) = self.reactor.borrow_mut().take() {
-            reactor.wake();
-        }
-        Ok(())
-    }
-}
-
-/// Begins a connection that cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectError {
-    /// The endpoint cannot be read.
-    #[error(transparent)]
-    Endpoint(#[from] crate::error::EndpointError),
-    /// The shard does not take it now.
-    #[error("cannot connect: {0}")]
-    NotAccepted(NotSent),
-}
-
-fn take_credit(
-    peer: &Peer,
-    message: Submitted,
-    submit: impl FnOnce(Submission) -> Result<(), Refused<Submission>>,
-) -> Result<(), (NotSent, Submitted)> {
-    let bytes = message.payload.len();
-    if !peer.credit().try_take(bytes) {
-        return Err((NotSent::Full, message));
-    }
-    submit(Submission::Message(message)).map_err(|refused| {
-        peer.credit().give_back(bytes);
-        let (why, submission) = match refused {
-            Refused::Full(submission) => (NotSent::Full, submission),
-            Refused::Closed(submission) => (NotSent::Closed, submission),
-        };
-        match submission {
-            Submission::Message(message) => (why, message),
-            _ => unreachable!("what comes back is what was submitted"),
-        }
-    })
 }
 
 impl Submitted {
@@ -407,12 +310,15 @@ impl Submitted {
     pub fn wants_answer(&self) -> bool {
         self.completion.is_some()
     }
+}
 
-    /// The error that gives the payload back.
-    pub(super) fn refuse(self, why: NotSent) -> SendError {
-        SendError {
-            why,
-            payload: self.payload,
-        }
-    }
+/// Begins a connection that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The endpoint cannot be read.
+    #[error(transparent)]
+    Endpoint(#[from] crate::error::EndpointError),
+    /// The shard does not take it now.
+    #[error("cannot connect: {0}")]
+    NotAccepted(NotSent),
 }

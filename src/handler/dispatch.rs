@@ -358,7 +358,9 @@ fn commit_reply(mut draft: Draft<'_>, reply: Reply, message: &mut Received<'_>) 
             draft.commit_with_buffer(buffer, place.start..place.start + bytes);
         }
         Reply::InPlace(bytes) => {
-            draft.payload().extend_from_slice(&message.payload()[..bytes]);
+            draft
+                .payload()
+                .extend_from_slice(&message.payload()[..bytes]);
             draft.commit();
         }
         Reply::Written => draft.commit(),

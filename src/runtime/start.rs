@@ -216,6 +216,8 @@ fn shard_options(settings: &Settings) -> ShardOptions {
         close_within: limits.drain,
         spawned_max: limits.spawned_max,
         outstanding_max: limits.outstanding_max,
+        outgoing_messages_max: limits.outgoing_messages_max,
+        outgoing_bytes_max: limits.outgoing_bytes_max,
         inbox_capacity: limits.inbox_capacity,
         inline_budget: limits.inline_budget,
     }

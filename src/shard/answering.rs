@@ -42,7 +42,7 @@ impl Core {
                 self.serve(now, connection, header, &mut message, outbox);
             }
             Kind::Ack | Kind::Response | Kind::Nack => {
-                self.on_answer(now, connection, &header, message.payload());
+                self.on_answer(now, connection, &header, &mut message);
             }
             Kind::Hello => self.on_hello(connection, &header, message.payload(), outbox),
             Kind::Welcome => self.on_welcome(connection, message.payload()),
@@ -72,7 +72,7 @@ impl Core {
         if message.payload_bytes() > self.options.message_bytes_max {
             return self.refuse_too_large(outbox, &header);
         }
-        let read = self.clock.now().max(turn_began);
+        let read = self.read_time(turn_began);
         let deadline = match header.deadline_us {
             0 => None,
             us => Some(turn_began + Duration::from_micros(u64::from(us))),
@@ -129,7 +129,12 @@ impl Core {
             }
             (Kind::OneWay | Kind::Confirm | Kind::Request, reason) => {
                 self.recorder.counters.accepted += 1;
-                self.refuse(outbox, &header, reason, "limits.buffered_bytes_max is reached");
+                self.refuse(
+                    outbox,
+                    &header,
+                    reason,
+                    "limits.buffered_bytes_max is reached",
+                );
             }
             // Its call ends by its deadline: there was an answer, and it was not to be had.
             _ => self.recorder.counters.late_answers += 1,
@@ -150,8 +155,25 @@ impl Core {
         }
     }
 
+    /// When the message that is being looked at was read. One look at the clock serves all messages
+    /// of a poll between which no handler ran.
+    #[inline]
+    pub(super) fn read_time(&mut self, turn_began: Instant) -> Instant {
+        match self.read_at {
+            Some(read_at) => read_at,
+            None => {
+                let now = self.clock.now().max(turn_began);
+                self.read_at = Some(now);
+                now
+            }
+        }
+    }
+
     fn record_inline(&mut self, handler: usize, began: Instant, kind: Kind) {
-        let ran_ns = nanos(self.clock.now().saturating_duration_since(began));
+        // The end of one run is the beginning of the next.
+        let ended = self.clock.now();
+        self.read_at = Some(ended);
+        let ran_ns = nanos(ended.saturating_duration_since(began));
         let budget_ns = nanos(self.options.inline_budget);
         if self.recorder.record_inline_run(handler, ran_ns, budget_ns) {
             self.log_overrun(handler, ran_ns);

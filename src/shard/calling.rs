@@ -2,51 +2,41 @@
 
 use quanta::Instant;
 
-use super::{Core, Phase, Shard};
+use super::{Core, Phase, Shard, turn::nanos};
 use crate::{
-    client::{Connect, Submission, Submitted},
+    client::{Connect, Standing, Submission, Submitted},
     engine::{ConnectionId, Engine},
-    error::{Lost, NotSent},
-    peers::PeerId,
-    wire::{Header, Hello, Kind, Outbox},
+    error::Lost,
+    peers::{Entry, PeerId},
+    wire::{Header, Hello, Kind, Outbox, Received},
 };
 
 impl<E: Engine> Shard<E> {
-    /// Takes what this shard's tasks have submitted, and a bounded number of what other threads
-    /// have: neither can keep the other waiting. The tasks' queue goes first and whole, since
-    /// another thread may only say that a peer is to be closed once all has been sent to it.
+    /// Takes a bounded number of what other threads have submitted. What this shard's own tasks
+    /// submit needs no taking: it is staged by then.
     pub(super) fn take_submissions(&mut self, now: Instant) -> usize {
         let mut count = 0;
-        while let Some(submission) = self.core.local_queue.pop() {
-            self.take_submission(now, submission);
-            count += 1;
-        }
         for _ in 0..self.core.options.turn_messages_max {
             let Some(submission) = self.core.submissions.pop() else {
                 break;
             };
-            self.take_submission(now, submission);
             count += 1;
+            match submission {
+                Submission::Message(message) => self.submit(now, message),
+                Submission::Close(peer) => {
+                    self.take_connect_of(peer);
+                    let until = now + self.core.options.close_within;
+                    self.core.closing.push((peer, until));
+                }
+            }
         }
         count
     }
 
-    fn take_submission(&mut self, now: Instant, submission: Submission) {
-        match submission {
-            Submission::Message(message) => self.submit(now, message),
-            Submission::Connect(connect) => self.connect(connect),
-            Submission::Close(peer) => {
-                self.take_connect_of(peer);
-                let until = now + self.core.options.close_within;
-                self.core.closing.push((peer, until));
-            }
-        }
-    }
-
-    /// Begins the connections that other threads have asked for.
+    /// Begins the connections that tasks and other threads have asked for.
     pub(super) fn take_connects(&mut self) -> usize {
         let mut count = 0;
-        while let Some(connect) = self.core.connects.pop() {
+        while let Some(connect) = self.core.side.pop_connect() {
             self.connect(connect);
             count += 1;
         }
@@ -61,106 +51,124 @@ impl<E: Engine> Shard<E> {
             shared,
         }: Connect,
     ) {
-        self.core.caller.open(peer, shared.clone());
+        let mut caller = self.core.side.caller.borrow_mut();
+        caller.open(peer, shared);
+        if !matches!(self.core.phase, Phase::Running) {
+            return caller.stand(peer, Standing::Unconnectable);
+        }
         match self.engine.connect(&endpoint) {
-            Ok(connection) => self.core.peers.insert(peer, connection, shared),
-            Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
+            Ok(connection) => self.core.peers.insert(peer, connection),
+            Err(error) => {
+                tracing::error!(%endpoint, %error, "cannot connect");
+                caller.stand(peer, Standing::Unconnectable);
+            }
         }
     }
 
     /// What speaks of a peer may overtake its connection, which stands in another queue and may
     /// have been asked for after this turn had looked there.
     fn take_connect_of(&mut self, id: PeerId) {
-        if self.core.peers.get_mut(id).is_none() {
+        if !self.core.side.caller.borrow().knows(id) {
             self.take_connects();
         }
     }
 
     fn submit(&mut self, now: Instant, message: Submitted) {
-        let id = message.peer();
-        self.take_connect_of(id);
-        let Self { engine, core } = self;
-        core.recorder.counters.calls += u64::from(message.wants_answer());
-        let is_running = matches!(core.phase, Phase::Running);
-        let refused = match core.peers.get_mut(id) {
-            _ if !is_running => NotSent::Closed,
-            Some(peer) if peer.is_draining => NotSent::Draining,
-            Some(peer) => {
-                let outbox = engine.outbox(peer.connection);
-                core.caller.submit(now, message, outbox);
-                core.sending.insert(id);
-                return;
-            }
-            None => NotSent::Unconnectable,
-        };
-        core.caller.refuse(message, refused);
+        self.take_connect_of(message.peer());
+        self.core.side.caller.borrow_mut().submit(now, message);
     }
 
     /// Closes the connections that nobody speaks of any more, once what was to be sent has left.
     pub(super) fn close_quiet_peers(&mut self, now: Instant) {
+        if self.core.closing.is_empty() {
+            return;
+        }
         let Self { engine, core } = self;
+        let mut caller = core.side.caller.borrow_mut();
         core.closing.retain(|&(id, until)| {
-            let is_sending = core.caller.has_boxed(id) || core.caller.has_waiting(id);
-            if is_sending && now < until {
+            if caller.is_sending(id) && now < until {
                 return true;
             }
-            core.caller.close(id);
-            core.sending.remove(&id);
-            if let Some(peer) = core.peers.remove(id) {
-                engine.close(peer.connection);
+            let connection = core.peers.connection_of(id);
+            caller.close(id, connection.and_then(|it| engine.outbox(it)));
+            core.peers.remove(id);
+            if let Some(connection) = connection {
+                engine.close(connection);
             }
             false
         });
     }
 
-    /// Says hello on connections that have just come up, before anything else, and sends what
-    /// waited for them.
-    pub(super) fn greet(&mut self, now: Instant) -> usize {
+    /// Says hello on connections that have just come up, before anything else is sent.
+    pub(super) fn greet(&mut self) -> usize {
+        if self.core.came_up.is_empty() {
+            return 0;
+        }
         let Self { engine, core } = self;
         let count = core.came_up.len();
         core.came_up.retain(|&connection| {
-            let Some((id, peer)) = core.peers.at(connection) else {
+            let Some(id) = core.peers.id_at(connection) else {
                 return false;
             };
             let Some(outbox) = engine.outbox(connection) else {
                 return false;
             };
-            if outbox
-                .push(&Header::new(Kind::Hello, 0), &core.hello)
-                .is_err()
-            {
+            let hello = Header::new(Kind::Hello, 0);
+            if outbox.push(&hello, &core.hello).is_err() {
                 // Full of answers to what the peer sent first: hello goes once they have left.
                 return true;
             }
-            peer.is_up = true;
-            core.caller.pump(now, id, outbox);
-            core.sending.insert(id);
+            core.side.caller.borrow_mut().stand(id, Standing::Up);
             false
         });
         count - core.came_up.len()
     }
 
-    /// Enters what the engine has taken, and writes what waited for room. True if anything was
-    /// written.
-    pub(super) fn settle_sent(&mut self, now: Instant) -> bool {
+    /// Moves what is to be sent into its connections' outboxes. True if there was anything.
+    pub(super) fn load(&mut self, now: Instant) -> bool {
         let Self { engine, core } = self;
-        let mut has_written = false;
-        core.sending.retain(|&id| {
-            let Some(peer) = core.peers.get_mut(id) else {
-                return false;
-            };
-            if let Some(outbox) = engine.look(peer.connection) {
-                core.caller.taken(id, outbox.taken().messages);
-            }
-            if peer.is_up
-                && core.caller.has_waiting(id)
-                && let Some(outbox) = engine.outbox(peer.connection)
+        let mut caller = core.side.caller.borrow_mut();
+        let mut has_loaded = false;
+        let mut index = 0;
+        while let Some(id) = caller.busy(index) {
+            if let Some(connection) = core.peers.connection_of(id)
+                && let Some(outbox) = engine.outbox(connection)
             {
-                has_written |= core.caller.pump(now, id, outbox);
+                has_loaded |= caller.load(now, id, outbox);
             }
-            core.caller.has_boxed(id) || core.caller.has_waiting(id)
-        });
-        has_written
+            index += 1;
+        }
+        has_loaded
+    }
+
+    /// Enters what has left.
+    pub(super) fn settle(&mut self) {
+        let Self { engine, core } = self;
+        let mut caller = core.side.caller.borrow_mut();
+        let mut index = 0;
+        while let Some(id) = caller.busy(index) {
+            let connection = core.peers.connection_of(id);
+            let outbox = connection.and_then(|connection| engine.look(connection));
+            index += usize::from(caller.settle(index, outbox));
+        }
+    }
+
+    /// Ends whatever goes to any peer, and what was submitted and not yet taken.
+    pub(super) fn stop_calling(&mut self) {
+        self.take_connects();
+        let Self { engine, core } = self;
+        let mut caller = core.side.caller.borrow_mut();
+        // Other threads may go on submitting: they are refused once the inbox is gone.
+        let inbox = std::iter::from_fn(|| core.submissions.pop());
+        for submission in inbox.take(core.options.inbox_capacity) {
+            if let Submission::Message(message) = submission {
+                caller.submit(core.clock.now(), message);
+            }
+        }
+        for id in caller.peers() {
+            let connection = core.peers.connection_of(id);
+            caller.close(id, connection.and_then(|it| engine.outbox(it)));
+        }
     }
 }
 
@@ -170,12 +178,15 @@ impl Core {
         now: Instant,
         connection: ConnectionId,
         header: &Header,
-        payload: &[u8],
+        message: &mut Received<'_>,
     ) {
-        let peer = self.peers.at(connection).map(|(id, _)| id);
         // The turn began before the answer was read, perhaps by many handlers' time.
-        let now = self.clock.now().max(now);
-        if !peer.is_some_and(|peer| self.caller.answer(now, peer, header, payload)) {
+        let now = self.read_time(now);
+        let is_awaited = self.peers.id_at(connection).is_some_and(|peer| {
+            let mut caller = self.side.caller.borrow_mut();
+            caller.answer(now, peer, header, message)
+        });
+        if !is_awaited {
             self.recorder.counters.late_answers += 1;
         }
     }
@@ -191,8 +202,11 @@ impl Core {
     }
 
     pub(super) fn on_goodbye(&mut self, connection: ConnectionId) {
-        match self.peers.at(connection) {
-            Some((_, peer)) => peer.is_draining = true,
+        match self.peers.id_at(connection) {
+            Some(id) => {
+                let mut caller = self.side.caller.borrow_mut();
+                caller.stand(id, Standing::Draining);
+            }
             None => drop(self.introduced.remove(&connection)),
         }
     }
@@ -204,13 +218,9 @@ impl Core {
         self.introduced.remove(&connection);
         self.strikes.remove(&connection);
         self.came_up.retain(|&up| up != connection);
-        match self.peers.at(connection) {
-            Some((id, peer)) => {
-                peer.is_up = false;
-                // Its goodbye was this connection's; whoever comes next has said none.
-                peer.is_draining = false;
-                self.caller.lost(id, outbox.taken().messages);
-            }
+        match self.peers.id_at(connection) {
+            // Its goodbye was this connection's, too; whoever comes next has said none.
+            Some(id) => self.side.caller.borrow_mut().lost(id, outbox),
             None => self.recorder.counters.answers_lost += outbox.messages() as u64,
         }
     }
@@ -220,20 +230,20 @@ impl Core {
         self.peers.handler_names().map(String::from).collect()
     }
 
-    /// Ends whatever goes to any peer, and what was submitted and not yet taken.
-    pub(super) fn stop_calling(&mut self) {
-        let mut queued = Vec::new();
-        queued.extend(std::iter::from_fn(|| self.local_queue.pop()));
-        // Other threads may go on submitting: they are refused once the inbox is gone.
-        let inbox = std::iter::from_fn(|| self.submissions.pop());
-        queued.extend(inbox.take(self.options.inbox_capacity));
-        for submission in queued {
-            if let Submission::Message(message) = submission {
-                self.recorder.counters.calls += u64::from(message.wants_answer());
-                self.caller.refuse(message, NotSent::Closed);
-            }
+    /// Counts how this shard's own messages have ended.
+    pub(super) fn record_ends(&mut self) {
+        let mut caller = self.side.caller.borrow_mut();
+        let ends = caller.take_ends();
+        let counters = &mut self.recorder.counters;
+        counters.calls += ends.calls;
+        counters.answered += ends.of(Entry::Handled);
+        counters.call_nacked += ends.of(Entry::Nacked);
+        counters.call_indeterminate += ends.of(Entry::Indeterminate);
+        counters.not_sent += ends.of(Entry::NotSent);
+        counters.one_way_sent += ends.of(Entry::OneWaySent);
+        counters.one_way_lost += ends.of(Entry::Lost);
+        for (handler, took) in caller.drain_round_trips() {
+            self.recorder.record_round_trip(handler.get(), nanos(took));
         }
-        self.sending.clear();
-        self.caller.stop(None);
     }
 }

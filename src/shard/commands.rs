@@ -48,6 +48,7 @@ impl<E: Engine> Shard<E> {
             return;
         }
         self.engine.stop_listening();
+        self.core.side.caller.borrow_mut().refuse_new();
         let goodbye = Header::new(Kind::Goodbye, 0);
         for &connection in self.core.introduced.keys() {
             if let Some(outbox) = self.engine.outbox(connection) {
@@ -68,16 +69,26 @@ impl<E: Engine> Shard<E> {
         let Phase::Draining(draining) = &mut core.phase else {
             return;
         };
-        let is_done = core.tasks.live() == 0 && core.caller.is_idle() && engine.is_flushed();
+        let is_calling = !core.side.caller.borrow().is_idle();
+        let is_done = core.tasks.live() == 0 && !is_calling && engine.is_flushed();
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;
         }
         let done = std::mem::take(&mut draining.done);
         core.phase = Phase::Over;
-        core.give_up();
+        self.give_up();
         for told in done {
-            let _ = told.send(core.last_words());
+            let _ = told.send(self.core.last_words());
         }
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    /// What is under way now ends here, and is counted.
+    fn give_up(&mut self) {
+        self.core.recorder.counters.indeterminate += self.core.tasks.live_handlers() as u64;
+        self.stop_calling();
+        self.core.record_ends();
     }
 }
 
@@ -88,13 +99,6 @@ impl Core {
         if let Phase::Draining(draining) = &mut self.phase {
             draining.linger_until = (now + LINGER).min(draining.until);
         }
-    }
-
-    /// What is under way now ends here, and is counted.
-    fn give_up(&mut self) {
-        self.recorder.counters.indeterminate += self.tasks.live_handlers() as u64;
-        self.stop_calling();
-        self.record_settled();
     }
 
     fn last_words(&mut self) -> Drained {

@@ -16,7 +16,7 @@ mod turn;
 use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 use quanta::{Clock, Instant};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
 use self::tasks::Tasks;
@@ -27,7 +27,7 @@ pub use self::{
     turn::Turn,
 };
 use crate::{
-    client::{Caller, Client, Connect, LocalClient, LocalQueue, Submission},
+    client::{CallerLimits, CallingSide, Client, Connect, LocalClient, Submission},
     engine::{ConnectionId, Engine},
     handler::{Registry, ShardInfo, TaskContext, Timers},
     metrics::Recorder,
@@ -51,7 +51,11 @@ pub struct ShardOptions {
     pub spawned_max: usize,
     /// Calls whose answers are outstanding.
     pub outstanding_max: usize,
-    /// Submissions from this shard's own tasks that wait.
+    /// Messages that may be on their way to one peer, and their bytes.
+    pub outgoing_messages_max: usize,
+    /// See `outgoing_messages_max`.
+    pub outgoing_bytes_max: usize,
+    /// Connections that this shard's own tasks have asked for, and submissions taken when it stops.
     pub inbox_capacity: usize,
     /// How long an inline handler may run before it is counted and named.
     pub inline_budget: Duration,
@@ -96,20 +100,20 @@ struct Core {
     recorder: Recorder,
     /// Longest inline run that was logged, by handler.
     logged_ns: Vec<u64>,
+    /// The time, as far as this poll has read the clock: when its first message was read, then when
+    /// its last handler returned.
+    read_at: Option<Instant>,
     /// Replies written in this turn: whose, and when its message was read.
     replied: Vec<(usize, Instant)>,
-    connects: Inbox<Connect>,
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
-    local_queue: Rc<LocalQueue>,
+    /// What goes to peers, shared with this shard's tasks.
+    side: Rc<CallingSide>,
     local_client: LocalClient,
     timers: Rc<Timers>,
     tasks: Tasks,
-    caller: Caller,
     peers: PeerTable<ConnectionId>,
-    /// Peers with messages in an outbox or waiting for room in it.
-    sending: FxHashSet<PeerId>,
     /// Peers whose last handle is gone, with messages still to be sent, and until when.
     closing: Vec<(PeerId, Instant)>,
     /// Connections that have come up, each once, to be greeted.
@@ -161,8 +165,13 @@ impl<E: Engine> Shard<E> {
             ..
         } = parts;
         let names: Arc<[String]> = registry.names().map(String::from).collect();
-        let local_queue = Rc::new(LocalQueue::new(options.inbox_capacity));
-        let local_client = LocalClient::new(info.shard, local_queue.clone(), client);
+        let limits = CallerLimits {
+            outstanding_max: options.outstanding_max,
+            messages_max: options.outgoing_messages_max,
+            bytes_max: options.outgoing_bytes_max,
+        };
+        let side = Rc::new(CallingSide::new(limits, options.inbox_capacity, connects));
+        let local_client = LocalClient::new(info.shard, side.clone(), client);
         let core = Core {
             info: Rc::new(info),
             options,
@@ -171,17 +180,15 @@ impl<E: Engine> Shard<E> {
             registry,
             logged_ns: vec![0; names.len()],
             recorder: Recorder::new(names),
+            read_at: None,
             replied: Vec::new(),
-            connects,
             submissions,
             commands,
             doorbell,
-            local_queue,
+            side,
             local_client,
             tasks: Tasks::new(spawner, options.spawned_max),
-            caller: Caller::new(options.outstanding_max),
             peers: PeerTable::new(),
-            sending: FxHashSet::default(),
             closing: Vec::new(),
             came_up: Vec::new(),
             introduced: FxHashMap::default(),

@@ -162,7 +162,7 @@ impl Parking {
         });
         poll_fn(|cx| {
             shard.core.doorbell.prepare_to_park(cx.waker());
-            shard.core.local_queue.register(cx.waker());
+            shard.core.side.register(cx.waker());
             shard.core.tasks.register(cx.waker());
             let has_work =
                 !shard.may_park() || self.is_readable(cx) || timer.as_mut().poll(cx).is_ready();

@@ -6,7 +6,6 @@ use super::{Core, Phase, Shard};
 use crate::{
     engine::{Engine, Event},
     error::Malformation,
-    peers::Entry,
 };
 
 /// What a turn came to.
@@ -27,13 +26,13 @@ impl<E: Engine> Shard<E> {
         work += self.take_connects();
         work += self.take_submissions(now);
         work += self.poll(now);
-        work += self.greet(now);
+        work += self.greet();
         work += self.core.timers.fire(now);
         work += self.answer_tasks(now);
-        self.core.caller.expire(now);
+        self.core.side.caller.borrow_mut().expire(now);
         work += self.flush(now);
         self.close_quiet_peers(now);
-        self.core.record_settled();
+        self.core.record_ends();
         self.step_drain(now);
         Turn {
             worked: work > 0,
@@ -46,10 +45,9 @@ impl<E: Engine> Shard<E> {
     /// a timer can bring work.
     pub fn may_park(&mut self) -> bool {
         let core = &self.core;
-        let is_quiet = core.connects.is_empty()
-            && core.submissions.is_empty()
+        let is_quiet = core.submissions.is_empty()
             && core.commands.is_empty()
-            && core.local_queue.is_empty()
+            && core.side.is_quiet()
             && !core.tasks.has_finished();
         is_quiet && self.engine.may_park()
     }
@@ -57,6 +55,7 @@ impl<E: Engine> Shard<E> {
     fn poll(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let messages_max = core.options.turn_messages_max;
+        core.read_at = None;
         let events = engine.poll(now, messages_max, &mut |event| core.on_event(now, event));
         for connection in core.condemned.drain(..) {
             core.strikes.remove(&connection);
@@ -68,12 +67,14 @@ impl<E: Engine> Shard<E> {
 
     /// Lets out what the turn has written, and enters what has left.
     fn flush(&mut self, now: Instant) -> usize {
+        self.load(now);
         let mut work = self.engine.flush(now);
         self.core.record_replies();
-        // Room has come, or a peer's connection: what waits for it goes out in this turn too.
-        if self.settle_sent(now) {
+        self.settle();
+        // Room has come: what waits for it goes out in this turn too.
+        if work > 0 && self.load(now) {
             work += self.engine.flush(now);
-            self.settle_sent(now);
+            self.settle();
         }
         work
     }
@@ -86,7 +87,7 @@ impl<E: Engine> Shard<E> {
         };
         let timers = [
             self.core.closing.iter().map(|&(_, until)| until).min(),
-            self.core.caller.next_deadline(),
+            self.core.side.caller.borrow().next_deadline(),
             self.core.timers.next_due(),
             self.engine.next_wake(),
             drain,
@@ -117,28 +118,6 @@ impl Core {
                 why,
                 outbox,
             } => self.on_down(connection, &why, outbox),
-        }
-    }
-
-    /// Counts how this shard's own messages have ended.
-    pub(super) fn record_settled(&mut self) {
-        let Self {
-            caller, recorder, ..
-        } = self;
-        for settled in caller.drain_settled() {
-            let counters = &mut recorder.counters;
-            match settled.end {
-                Entry::Handled => counters.answered += 1,
-                Entry::Nacked => counters.call_nacked += 1,
-                Entry::Indeterminate => counters.call_indeterminate += 1,
-                Entry::NotSent => counters.not_sent += 1,
-                Entry::OneWaySent => counters.one_way_sent += 1,
-                Entry::Lost => counters.one_way_lost += 1,
-                Entry::Accepted => {}
-            }
-            if let Some(round_trip) = settled.round_trip {
-                recorder.record_round_trip(settled.handler.get(), nanos(round_trip));
-            }
         }
     }
 

@@ -37,6 +37,19 @@ impl HandlerKey {
     }
 }
 
+/// The key of a name.
+impl From<&str> for HandlerKey {
+    fn from(name: &str) -> Self {
+        Self::of(name)
+    }
+}
+
+impl From<&String> for HandlerKey {
+    fn from(name: &String) -> Self {
+        Self::of(name)
+    }
+}
+
 /// Sixteen hex digits, as `hello` and `welcome` write it.
 impl fmt::Display for HandlerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -404,8 +404,15 @@ impl Outbox {
             return FrontMessage { payload, end };
         }
         let payload = frame + LONG_BYTES;
-        if self.attached.front().is_some_and(|first| first.at == payload) {
-            return FrontMessage { payload, end: payload };
+        if self
+            .attached
+            .front()
+            .is_some_and(|first| first.at == payload)
+        {
+            return FrontMessage {
+                payload,
+                end: payload,
+            };
         }
         let length = self.buffer[frame + 1..payload].try_into();
         let bytes = u64::from_be_bytes(length.expect("eight bytes")) as usize;

@@ -143,10 +143,10 @@ fn each_mistake_has_its_own_error() {
             "this build knows spin, adaptive, park",
         ),
         (
-            "[engine]\nname = \"native\"",
+            "[engine]\nname = \"zmtp\"",
             "engine.name",
             2,
-            "no engine \"native\": this build knows libzmq",
+            "no engine \"zmtp\": this build knows native, libzmq",
         ),
         (
             "[engine.libzmq]\nhwm = 0",

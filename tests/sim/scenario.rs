@@ -287,6 +287,8 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
         true => random.usize(1..=small_max),
         false => 1_000,
     };
+    let outgoing_messages_max = size(random, 8);
+    let outgoing_bytes_max = random.usize(100..100_000);
     Limits {
         shard: ShardOptions {
             frames_max: 16,
@@ -295,11 +297,13 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
             message_bytes_max: 1 << 10,
             spawned_max: size(random, 3),
             outstanding_max: size(random, 30),
+            outgoing_messages_max,
+            outgoing_bytes_max,
             inbox_capacity: size(random, 20),
             inline_budget: Duration::from_micros(100),
         },
-        outgoing_messages_max: size(random, 8),
-        outgoing_bytes_max: random.usize(100..100_000),
+        outgoing_messages_max,
+        outgoing_bytes_max,
         reconnect: Duration::from_micros(random.u64(1_000..10_000)),
     }
 }

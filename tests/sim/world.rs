@@ -243,6 +243,11 @@ fn engine_options(limits: &Limits) -> EngineOptions {
     let second = Duration::from_secs(1);
     EngineOptions {
         message_bytes_max: limits.shard.message_bytes_max,
+        frames_max: 16,
+        buffered_bytes_max: 256 << 20,
+        slow_consumer: second,
+        handshake_bytes_max: 4096,
+        unauthenticated_max: 128,
         outgoing_messages_max: limits.outgoing_messages_max,
         outgoing_bytes_max: limits.outgoing_bytes_max,
         handshake: second,

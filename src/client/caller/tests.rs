@@ -21,6 +21,12 @@ struct Bench {
 
 struct Answer(oneshot::AsyncReceiver<Outcome>);
 
+/// How messages end that the account counts.
+fn ends(caller: &mut Caller) -> u64 {
+    let ends = caller.take_ends();
+    ends.counts.iter().sum()
+}
+
 impl Bench {
     fn new() -> Self {
         let shared = Arc::new(PeerShared {
@@ -28,7 +34,11 @@ impl Bench {
             account: Account::default(),
         });
         let peer = PeerId::unique();
-        let mut caller = Caller::new(4);
+        let mut caller = Caller::new(CallerLimits {
+            outstanding_max: 4,
+            messages_max: OUTBOX_MAX,
+            bytes_max: 1 << 20,
+        });
         caller.open(peer, shared.clone());
         Self {
             caller,
@@ -44,13 +54,16 @@ impl Bench {
         let payload = Bytes::from_static(b"payload");
         assert!(self.shared.credit.try_take(payload.len()));
         let is_call = kind != Kind::OneWay;
-        let message = Submitted {
-            peer: self.peer,
+        let order = Order {
             kind,
             codec: Codec::Json,
             handler: HandlerKey::of("sum"),
             route_key: 7,
-            payload,
+            payload: payload.into(),
+        };
+        let message = Submitted {
+            peer: self.peer,
+            order,
             submitted_at: self.now,
             deadline: is_call.then(|| self.now + ms(10)),
             completion: is_call.then_some(completion),
@@ -61,16 +74,24 @@ impl Bench {
     /// Submits while there is no connection.
     fn submit_waiting(&mut self, kind: Kind) -> Answer {
         let (message, answer) = self.message(kind);
-        self.caller.submit(self.now, message, None);
+        self.caller.stand(self.peer, Standing::Down);
+        self.caller.submit(self.now, message);
         answer
     }
 
     /// Submits into the outbox.
     fn submit_boxed(&mut self, kind: Kind) -> Answer {
         let (message, answer) = self.message(kind);
-        self.caller
-            .submit(self.now, message, Some(&mut self.outbox));
+        self.caller.stand(self.peer, Standing::Up);
+        self.caller.submit(self.now, message);
+        self.load(self.now);
         answer
+    }
+
+    /// The connection stands, and there is a turn.
+    fn load(&mut self, now: Instant) -> bool {
+        self.caller.stand(self.peer, Standing::Up);
+        self.caller.load(now, self.peer, &mut self.outbox)
     }
 
     /// Submits, and has the engine take it. Returns its header as it left.
@@ -85,8 +106,14 @@ impl Bench {
         assert_eq!(front.payload, b"payload");
         let header = Header::decode(front.header).unwrap();
         self.outbox.pop_front();
-        self.caller.taken(self.peer, self.outbox.taken().messages);
+        self.settle();
         header
+    }
+
+    fn settle(&mut self) {
+        if self.caller.busy(0).is_some() {
+            self.caller.settle(0, Some(&self.outbox));
+        }
     }
 
     fn answer(&mut self, kind: Kind, correlation: u64, payload: &[u8]) -> bool {
@@ -95,13 +122,15 @@ impl Bench {
             codec: Codec::Json,
             ..Header::new(kind, correlation)
         };
-        self.caller.answer(self.now, self.peer, &header, payload)
+        let mut payload = payload.to_vec();
+        let mut message = Received::apart(&[], &mut payload);
+        self.caller
+            .answer(self.now, self.peer, &header, &mut message)
     }
 
     fn lose_connection(&mut self) {
-        let taken = self.outbox.taken().messages;
-        self.outbox.clear();
-        self.caller.lost(self.peer, taken);
+        self.caller.lost(self.peer, &mut self.outbox);
+        assert!(self.outbox.is_empty());
     }
 
     fn account(&self) -> AccountSnapshot {
@@ -115,9 +144,7 @@ impl Bench {
         assert_eq!(expected.accepted, expected.settled());
         assert_eq!(self.shared.credit.waiting(), 0, "all credit is back");
         assert!(self.caller.is_idle() && self.caller.outstanding() == 0);
-        let settled: Vec<Settled> = self.caller.drain_settled().collect();
-        assert_eq!(settled.len() as u64, expected.accepted, "{settled:?}");
-        assert!(settled.iter().all(|it| it.handler == HandlerKey::of("sum")));
+        assert_eq!(ends(&mut self.caller), expected.accepted);
     }
 }
 
@@ -174,9 +201,10 @@ fn a_request_is_answered_with_its_reply_and_a_confirm_with_nothing() {
         Some(Outcome::Answered(Codec::Json, payload)) => assert_eq!(payload, b"3"[..]),
         other => panic!("{other:?}"),
     }
-    let settled: Vec<Settled> = bench.caller.drain_settled().collect();
-    assert_eq!(settled[0].round_trip, Some(ms(3)));
-    assert_eq!((settled.len(), settled[0].end), (1, Entry::Handled));
+    let round_trips: Vec<_> = bench.caller.drain_round_trips().collect();
+    assert_eq!(round_trips, [(HandlerKey::of("sum"), ms(3))]);
+    let ends = bench.caller.take_ends();
+    assert_eq!((ends.calls, ends.of(Entry::Handled)), (1, 1));
 
     let (confirm, mut ack) = bench.submit_sent(Kind::Confirm);
     assert!(bench.answer(Kind::Ack, confirm.correlation, b""));
@@ -212,7 +240,12 @@ fn answers_that_are_late_twice_foreign_early_or_of_the_wrong_kind_change_nothing
     let correlation = request.correlation;
     let stranger = PeerId::unique();
     let response = Header::new(Kind::Response, correlation);
-    assert!(!bench.caller.answer(bench.now, stranger, &response, b""));
+    let mut message = Received::apart(&[], &mut []);
+    assert!(
+        !bench
+            .caller
+            .answer(bench.now, stranger, &response, &mut message)
+    );
     assert!(
         !bench.answer(Kind::Ack, correlation, b""),
         "an ack is for a confirm"
@@ -264,7 +297,7 @@ fn a_deadline_passes_while_waiting_while_boxed_and_once_sent() {
     bench.caller.expire(bench.now + ms(10));
     waiting.expect_not_sent(NotSent::Deadline);
     assert!(
-        !bench.caller.has_waiting(bench.peer),
+        !bench.caller.is_sending(bench.peer),
         "it is not sent after its end"
     );
 
@@ -292,7 +325,7 @@ fn what_remains_of_a_deadline_is_told_and_never_as_none() {
     for (later, remaining_us) in [(ms(0), 10_000), (ms(4), 6_000), (ms(10), 1), (ms(50), 1)] {
         let _answer = bench.submit_waiting(Kind::Request);
         let now = bench.now + later;
-        assert!(bench.caller.pump(now, bench.peer, &mut bench.outbox));
+        assert!(bench.load(now));
         assert_eq!(bench.take().deadline_us, remaining_us, "{later:?}");
     }
     bench.submit_boxed(Kind::OneWay);
@@ -321,7 +354,7 @@ fn a_lost_connection_tells_what_had_left_from_what_had_not() {
     assert_eq!(bench.shared.credit.waiting(), 1);
 
     // It goes out on the next one.
-    assert!(bench.caller.pump(bench.now, bench.peer, &mut bench.outbox));
+    assert!(bench.load(bench.now));
     let correlation = bench.take().correlation;
     assert!(bench.answer(Kind::Response, correlation, b""));
     assert!(matches!(waiting.poll(), Some(Outcome::Answered(..))));
@@ -349,27 +382,82 @@ fn a_call_that_expired_in_the_outbox_ends_once_when_the_connection_is_lost() {
 }
 
 #[test]
-fn closing_and_stopping_end_everything() {
-    for stop in [
-        (|bench| bench.caller.stop(None)) as fn(&mut Bench),
-        |bench| bench.caller.close(bench.peer),
-    ] {
-        let mut bench = Bench::new();
-        let (_, mut sent) = bench.submit_sent(Kind::Request);
-        let mut boxed = bench.submit_boxed(Kind::Confirm);
-        bench.submit_boxed(Kind::OneWay);
-        let mut waiting = bench.submit_waiting(Kind::Request);
-        stop(&mut bench);
-        sent.expect_indeterminate(Indeterminate::Stopped);
-        boxed.expect_not_sent(NotSent::Closed);
-        waiting.expect_not_sent(NotSent::Closed);
-        bench.assert_over(AccountSnapshot {
-            indeterminate: 1,
-            not_sent: 2,
-            lost: 1,
-            ..account(4)
-        });
+fn closing_ends_everything() {
+    let mut bench = Bench::new();
+    let (_, mut sent) = bench.submit_sent(Kind::Request);
+    let mut boxed = bench.submit_boxed(Kind::Confirm);
+    bench.submit_boxed(Kind::OneWay);
+    let mut waiting = bench.submit_waiting(Kind::Request);
+    bench.caller.close(bench.peer, Some(&mut bench.outbox));
+    sent.expect_indeterminate(Indeterminate::Stopped);
+    boxed.expect_not_sent(NotSent::Closed);
+    waiting.expect_not_sent(NotSent::Closed);
+    bench.assert_over(AccountSnapshot {
+        indeterminate: 1,
+        not_sent: 2,
+        lost: 1,
+        ..account(4)
+    });
+}
+
+/// The tasks of a shard hold no credit: the queue itself is their bound.
+#[test]
+fn what_a_shards_own_tasks_send_ends_once_and_within_the_bounds() {
+    let mut bench = Bench::new();
+    let order = |kind| Order {
+        kind,
+        codec: Codec::Json,
+        handler: HandlerKey::of("sum"),
+        route_key: 7,
+        payload: Bytes::from_static(b"payload").into(),
+    };
+    let (now, peer) = (bench.now, bench.peer);
+    let call = |bench: &mut Bench| {
+        let order = &mut order(Kind::Request);
+        bench.caller.submit_call(now, peer, order, ms(10))
+    };
+    let poll = |answer: &mut LocalAnswer| {
+        let mut cx = Context::from_waker(Waker::noop());
+        match std::pin::Pin::new(answer).poll(&mut cx) {
+            Poll::Pending => None,
+            Poll::Ready(outcome) => outcome,
+        }
+    };
+    // One waits for the connection, two find it; then it is full.
+    let mut waited = call(&mut bench).unwrap();
+    assert!(bench.load(now) && bench.outbox.messages() == 1);
+    let mut staged = call(&mut bench).unwrap();
+    bench
+        .caller
+        .submit_one_way(peer, &mut order(Kind::OneWay))
+        .unwrap();
+    assert_eq!(call(&mut bench).unwrap_err(), NotSent::Full);
+    assert!(bench.caller.has_staged());
+    assert!(bench.load(now) && !bench.caller.has_staged());
+    let correlation = bench.take().correlation;
+    assert!(bench.answer(Kind::Response, correlation, b"first"));
+    match poll(&mut waited) {
+        Some(Outcome::Answered(_, reply)) => assert_eq!(reply, b"first"[..]),
+        other => panic!("{other:?}"),
     }
+    // The connection goes with the second unsent, and with a third that is only staged.
+    let dropped = call(&mut bench).unwrap();
+    drop(dropped);
+    bench.lose_connection();
+    match poll(&mut staged) {
+        Some(Outcome::NotSent(NotSent::ConnectionLost, payload)) => {
+            assert_eq!(payload, b"payload"[..]);
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.caller.refuse_new();
+    assert_eq!(call(&mut bench).unwrap_err(), NotSent::Closed);
+    bench.assert_over(AccountSnapshot {
+        handled: 1,
+        not_sent: 2,
+        lost: 1,
+        ..account(4)
+    });
 }
 
 #[test]
@@ -378,7 +466,7 @@ fn closing_one_peer_leaves_the_others_calls() {
     let (request, mut reply) = bench.submit_sent(Kind::Request);
     let other = PeerId::unique();
     bench.caller.open(other, bench.shared.clone());
-    bench.caller.close(other);
+    bench.caller.close(other, None);
     assert!(reply.poll().is_none());
     assert!(bench.answer(Kind::Response, request.correlation, b""));
 }
@@ -386,11 +474,11 @@ fn closing_one_peer_leaves_the_others_calls() {
 #[test]
 fn a_closed_peer_takes_nothing_and_gives_the_payload_back() {
     let mut bench = Bench::new();
-    bench.caller.close(bench.peer);
+    bench.caller.close(bench.peer, Some(&mut bench.outbox));
     let mut answer = bench.submit_boxed(Kind::Request);
     answer.expect_not_sent(NotSent::Closed);
     assert!(bench.outbox.is_empty());
-    assert_eq!(bench.caller.drain_settled().count(), 1);
+    assert_eq!(ends(&mut bench.caller), 1);
 }
 
 #[test]
@@ -433,12 +521,12 @@ fn what_finds_the_outbox_full_waits_and_keeps_its_place() {
         calls.push(bench.submit_boxed(Kind::Request));
     }
     assert_eq!(bench.outbox.messages(), OUTBOX_MAX);
-    assert!(bench.caller.has_waiting(bench.peer) && bench.caller.has_boxed(bench.peer));
+    assert!(bench.caller.is_sending(bench.peer));
     let first = bench.take().correlation;
     // Room has come, but the one that waits goes before the one that comes.
     bench.submit_boxed(Kind::OneWay);
     let rest = [bench.take(), bench.take(), bench.take()];
-    assert!(bench.caller.pump(bench.now, bench.peer, &mut bench.outbox));
+    assert!(bench.load(bench.now));
     assert_eq!(bench.take().kind, Kind::OneWay);
     let correlations = [first]
         .into_iter()

@@ -72,11 +72,17 @@ pub(super) struct Link {
 /// How far a connection is.
 pub(super) enum Phase {
     /// To be dialed then.
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
     /// Its host's name is asked for; asked again then.
-    Resolving { until: Instant },
+    Resolving {
+        until: Instant,
+    },
     /// The kernel connects.
-    Connecting { until: Instant },
+    Connecting {
+        until: Instant,
+    },
     /// The peer has until then to say what it is.
     Greeting {
         handshake: Box<Handshake>,

@@ -47,7 +47,10 @@ impl Listener {
     /// Listens here, and says where that really is. Blocks only for file system calls.
     pub(super) fn new(at: &Endpoint, number: u32) -> Result<(Self, Endpoint), EngineError> {
         let address = Address::of(at).ok_or_else(|| {
-            socket_file::refuse(at, "the host is a name that is not resolved, or the path too long")
+            socket_file::refuse(
+                at,
+                "the host is a name that is not resolved, or the path too long",
+            )
         })?;
         if let Some(path) = at.ipc_path() {
             socket_file::prepare_path(at, path)?;

@@ -175,7 +175,11 @@ impl Engine for Native {
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
-        if let Endpoint::Tcp { port: 0, .. } | Endpoint::Tcp { host: Host::Any, .. } = to {
+        if let Endpoint::Tcp { port: 0, .. }
+        | Endpoint::Tcp {
+            host: Host::Any, ..
+        } = to
+        {
             return Err(EngineError::Connect {
                 endpoint: to.to_string(),
                 why: "name a host and a port; port 0 and `*` are for listening".to_owned(),

@@ -286,7 +286,8 @@ impl Link {
                 larger.reserve_exact(held + ROOM_BYTES_MIN);
             }
             larger.extend_from_slice(&self.read);
-            io.buffers.give_back(std::mem::replace(&mut self.read, larger));
+            io.buffers
+                .give_back(std::mem::replace(&mut self.read, larger));
         }
     }
 

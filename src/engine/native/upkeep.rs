@@ -94,7 +94,9 @@ impl Native {
                 return 0;
             }
         };
-        let due = link.full_since.map(|since| since + self.io.options.slow_consumer);
+        let due = link
+            .full_since
+            .map(|since| since + self.io.options.slow_consumer);
         if link.is_paused && !link.outbox.is_full() {
             link.is_paused = false;
             if !link.is_ready {
@@ -388,12 +390,7 @@ impl Native {
     }
 
     /// A connection has ended: tells of it, and dials again if it was dialed.
-    pub(super) fn lose(
-        &mut self,
-        id: ConnectionId,
-        why: Lost,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) {
+    pub(super) fn lose(&mut self, id: ConnectionId, why: Lost, sink: &mut dyn FnMut(Event<'_>)) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };

@@ -1,11 +1,12 @@
 //! What each message is answered with, whatever its handler does.
 
-use std::{panic::resume_unwind, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    client::{Client, ClientOptions, LocalQueue},
+    client::{CallerLimits, CallingSide, Client, ClientOptions},
     handler::{Handler, inline, inline_in_place, inline_raw, inline_with, spawned, spawned_raw},
+    route::inbox,
     wire::{HandlerKey, PayloadWriter},
 };
 
@@ -37,10 +38,16 @@ impl Bench {
             deadline: Duration::from_secs(1),
         };
         let client = Client::new(Vec::new(), clock.clone(), options);
+        let (_, asked) = inbox(1, &Arc::default());
+        let limits = CallerLimits {
+            outstanding_max: 10,
+            messages_max: 10,
+            bytes_max: 1 << 20,
+        };
         Self {
             registry: Registry::new(handlers, &shard),
             shard: Rc::new(shard),
-            client: LocalClient::new(3, Rc::new(LocalQueue::new(10)), client),
+            client: LocalClient::new(3, Rc::new(CallingSide::new(limits, 10, asked)), client),
             now: clock.now(),
             timers: Rc::new(Timers::new(clock)),
             outbox: Outbox::new(2, 1 << 20),

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use corelane::{
-    client::{Addressed, LocalClient, Peer, Raw, Submit},
+    client::{Addressed, LocalClient, Peer, Raw},
     error::{CallError, NotSent, SendError},
     handler::TaskContext,
     metrics::{Blank, Interval, Recorder},
@@ -161,7 +161,7 @@ impl Load {
 impl Message {
     fn to<'c>(&self, client: &'c LocalClient, peer: &'c Peer) -> Addressed<'c, LocalClient, Raw> {
         client
-            .message(&self.handler)
+            .message(&*self.handler)
             .raw(self.payload.clone())
             .to(peer)
     }
