@@ -15,7 +15,9 @@ cargo bench --bench floor -- [OPTIONS]
   --transport tcp|ipc    only this one
   --rounds N             how often each contestant runs [default: 7; at least 5 say something]
   --seconds S            how long each time, after a fifth of it to warm up [default: 0.5]
-  --quick                3 rounds of 0.1 s, without the slow axes
+  --patience S           on each axis, spend so long on repeating the runs that other processes
+                         have disturbed [default: 30]
+  --quick                3 rounds of 0.1 s, without the slow axes and without patience
   --json PATH            where to write every round's figures [default: target/floor.json]";
 
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(crate) struct Args {
     pub(crate) transports: Vec<Transport>,
     rounds: Option<usize>,
     seconds: Option<f64>,
+    patience: Option<f64>,
     is_quick: bool,
     pub(crate) json: PathBuf,
 }
@@ -38,6 +41,7 @@ impl Args {
             transports: Transport::ALL.to_vec(),
             rounds: None,
             seconds: None,
+            patience: None,
             is_quick: false,
             json: concat!(env!("CARGO_MANIFEST_DIR"), "/target/floor.json").into(),
         };
@@ -52,7 +56,8 @@ impl Args {
                 "--contestant" => args.contestants.push(value()?),
                 "--transport" => args.transports = vec![transport(&value()?)?],
                 "--rounds" => args.rounds = Some(positive(&word, &value()?)?),
-                "--seconds" => args.seconds = Some(seconds(&value()?)?),
+                "--seconds" => args.seconds = Some(seconds(&word, 0.01, &value()?)?),
+                "--patience" => args.patience = Some(seconds(&word, 0.0, &value()?)?),
                 "--quick" => args.is_quick = true,
                 "--json" => args.json = value()?.into(),
                 "--bench" => {} // cargo's own
@@ -77,6 +82,14 @@ impl Args {
 
     pub(crate) fn rounds(&self) -> usize {
         self.rounds.unwrap_or(if self.is_quick { 3 } else { 7 })
+    }
+
+    /// For one axis over one transport.
+    pub(crate) fn patience(&self) -> Duration {
+        let seconds = self
+            .patience
+            .unwrap_or(if self.is_quick { 0.0 } else { 30.0 });
+        Duration::from_secs_f64(seconds)
     }
 
     pub(crate) fn span(&self, axis: &Axis) -> Span {
@@ -113,9 +126,9 @@ fn positive(option: &str, text: &str) -> Result<usize, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+fn seconds(option: &str, least: f64, text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(seconds) if (0.01..=3_600.0).contains(&seconds) => Ok(seconds),
-        _ => Err(format!("--seconds takes 0.01 to 3600, not {text:?}")),
+        Ok(seconds) if (least..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("{option} takes {least} to 3600, not {text:?}")),
     }
 }

@@ -6,6 +6,7 @@ mod sender;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
+    mpsc::{self, RecvTimeoutError},
 };
 
 use bytes::Bytes;
@@ -60,18 +61,23 @@ pub(crate) fn run(
     let peer = client.client().connect(&server.endpoints()[0]);
     let peer = peer.map_err(|error| error.to_string())?;
     let (work, payload) = (axis.work, Bytes::from(vec![7; axis.payload_bytes()]));
-    let task = client.run_on(0, move |cx| async move {
+    let (done, ended) = mpsc::channel();
+    drop(client.run_on(0, move |cx| async move {
         let sender = Sender { cx, peer, payload };
-        match kind {
+        let measured = match kind {
             Payload::Typed => sender.work(&Typed, work, span, &handled).await,
             Payload::Bytes => sender.work(&InBytes, work, span, &handled).await,
-        }
-    });
-    let measured = task.wait().ok_or("the client's task panicked")?;
+        };
+        drop(done.send(measured));
+    }));
+    let measured = ended.recv_timeout(span.warm_up + span.measured + 3 * PATIENCE);
     // The one that calls first, so that nothing is under way when the other stops.
     drop(client);
     drop(server);
-    measured
+    measured.map_err(|error| match error {
+        RecvTimeoutError::Disconnected => "the client's task panicked",
+        RecvTimeoutError::Timeout => "hangs, and may spin beside all that follows",
+    })?
 }
 
 fn config(axis: &Axis, engine: EngineKind, cpu: usize) -> Config {

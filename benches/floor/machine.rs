@@ -56,6 +56,22 @@ impl Others {
     }
 }
 
+/// More than this, in CPUs, and others have disturbed a run.
+pub(crate) const DISTURBANCE: f64 = 0.1;
+
+/// Sleeps until others leave the machine alone, or the patience is used up.
+pub(crate) fn wait_for_quiet(patience: &mut Duration) {
+    const LOOK: Duration = Duration::from_millis(300);
+    while !patience.is_zero() {
+        let others = Others::start();
+        thread::sleep(LOOK.min(*patience));
+        *patience = patience.saturating_sub(LOOK);
+        if others.cpus() < DISTURBANCE {
+            return;
+        }
+    }
+}
+
 /// All that was not idle: user, nice, system, interrupts, stolen. In ticks of 10 ms, which every
 /// Linux shows whatever its own tick.
 fn machine_cpu_time() -> Duration {

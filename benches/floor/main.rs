@@ -17,7 +17,12 @@ mod raw;
 mod report;
 mod wire;
 
-use std::{error::Error, fs, process::ExitCode};
+use std::{
+    error::Error,
+    fs,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use core_affinity::CoreId;
 use serde_json::{Value, json};
@@ -28,7 +33,8 @@ use self::{
     axes::Axis,
     contestants::{Transport, field},
     machine::Others,
-    report::{Results, Row},
+    meter::Measured,
+    report::{Results, Round, Row},
 };
 
 /// What all contestants share.
@@ -94,7 +100,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let setup = Setup::new()?;
     let machine = machine::describe();
     let (client, server) = (setup.client_cpu(), setup.server_cpu());
-    println!("client on CPU {client}, server on CPU {server}; {machine}");
+    println!("{machine}\nclient on CPU {client}, server on CPU {server}");
     let mut axes = Vec::new();
     for axis in args.axes() {
         for &transport in &args.transports {
@@ -119,6 +125,7 @@ fn config(args: &Args, setup: &Setup) -> Value {
     json!({
         "arguments": std::env::args().skip(1).collect::<Vec<_>>(),
         "rounds": args.rounds(),
+        "patience_s": args.patience().as_secs_f64(),
         "seconds": args.axes().map(|axis| {
             (axis.name.to_owned(), args.span(axis).measured.as_secs_f64().into())
         }).collect::<serde_json::Map<String, Value>>(),
@@ -137,21 +144,49 @@ fn measure<'a>(setup: &Setup, args: &Args, axis: &'a Axis, transport: Transport)
         .map(|contestant| Row {
             contestant,
             rounds: Vec::new(),
+            disturbed: Vec::new(),
         })
         .collect();
-    let others = Others::start();
+    let mut patience = args.patience();
     for round in 0..args.rounds() {
         for place in 0..rows.len() {
             let at = (round + place) % rows.len();
-            let row = &mut rows[at];
-            let measured = row.contestant.run(setup, axis, transport, args.span(axis));
-            row.rounds.push(measured);
+            let Row {
+                contestant,
+                rounds,
+                disturbed,
+            } = &mut rows[at];
+            let run = || contestant.run(setup, axis, transport, args.span(axis));
+            rounds.push(undisturbed(run, &mut patience, disturbed));
         }
     }
     Results {
         axis,
         transport,
         rows,
-        others_cpus: others.cpus(),
+    }
+}
+
+/// Runs again what others have disturbed, once they are quiet, for as long as there is patience
+/// left. Which run counts is decided by what others did, never by how it came out.
+fn undisturbed(
+    run: impl Fn() -> Result<Measured, String>,
+    patience: &mut Duration,
+    disturbed: &mut Vec<Round>,
+) -> Round {
+    loop {
+        let others = Others::start();
+        let start = Instant::now();
+        let outcome = run();
+        let round = Round {
+            outcome,
+            others_cpus: others.cpus(),
+        };
+        *patience = patience.saturating_sub(start.elapsed());
+        if !round.is_disturbed() || patience.is_zero() {
+            return round;
+        }
+        disturbed.push(round);
+        machine::wait_for_quiet(patience);
     }
 }

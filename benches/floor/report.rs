@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     axes::{Axis, Figure, Metric},
     contestants::{Contestant, Transport},
+    machine::DISTURBANCE,
     meter::{Measured, new_histogram},
 };
 
@@ -15,14 +16,20 @@ pub(crate) struct Results<'a> {
     pub(crate) axis: &'a Axis,
     pub(crate) transport: Transport,
     pub(crate) rows: Vec<Row>,
-    /// CPUs that others used meanwhile.
-    pub(crate) others_cpus: f64,
 }
 
 /// A contestant and its rounds, in their order.
 pub(crate) struct Row {
     pub(crate) contestant: Contestant,
-    pub(crate) rounds: Vec<Result<Measured, String>>,
+    pub(crate) rounds: Vec<Round>,
+    /// Runs that were repeated; they count for nothing, and stand in the JSON.
+    pub(crate) disturbed: Vec<Round>,
+}
+
+pub(crate) struct Round {
+    pub(crate) outcome: Result<Measured, String>,
+    /// CPUs that others used meanwhile.
+    pub(crate) others_cpus: f64,
 }
 
 impl Results<'_> {
@@ -34,11 +41,11 @@ impl Results<'_> {
         let mut table = Table::new();
         table.load_style(ASCII_MARKDOWN);
         table.set_header([
-            "",
+            "contestant",
             "figure",
             "median",
             "min .. max",
-            "merged",
+            "all rounds",
             "samples",
             "× floor",
             "bar",
@@ -60,8 +67,16 @@ impl Results<'_> {
                 println!("{name}: {times} of {} rounds: {why}", row.rounds.len());
             }
         }
-        if self.others_cpus > 0.05 {
-            println!("meanwhile others used {:.2} CPUs", self.others_cpus);
+        let repeated: usize = self.rows.iter().map(|row| row.disturbed.len()).sum();
+        let rounds = self.rows.iter().flat_map(|row| &row.rounds);
+        let disturbed = rounds.filter(|round| round.is_disturbed());
+        let cpus: Vec<f64> = disturbed.map(|round| round.others_cpus).collect();
+        if repeated > 0 {
+            println!("{repeated} runs were disturbed by other processes, and repeated");
+        }
+        if let Some(median) = median(&cpus) {
+            let runs = cpus.len();
+            println!("{runs} runs above WERE DISTURBED: others used {median:.2} CPUs meanwhile");
         }
     }
 
@@ -121,8 +136,9 @@ impl Results<'_> {
         let floor = self.best_floor(metric.figure)?;
         let pairs = row.rounds.iter().zip(&floor.rounds);
         let ratios: Vec<f64> = pairs
-            .filter_map(|(measured, floor)| Some((measured.as_ref().ok()?, floor.as_ref().ok()?)))
-            .map(|(measured, floor)| metric.figure.of(measured) / metric.figure.of(floor))
+            .filter_map(|(round, floor)| {
+                Some(round.figure(metric.figure)? / floor.figure(metric.figure)?)
+            })
             .collect();
         median(&ratios)
     }
@@ -142,7 +158,6 @@ impl Results<'_> {
         json!({
             "axis": self.axis.name,
             "transport": self.transport.to_string(),
-            "others_cpus": self.others_cpus,
             "contestants": rows,
         })
     }
@@ -168,47 +183,63 @@ impl Results<'_> {
             });
             summary.insert("merged".into(), of_all);
         }
+        let rounds = |rounds: &[Round]| -> Vec<Value> {
+            rounds.iter().map(|round| self.round_json(round)).collect()
+        };
         json!({
             "name": row.contestant.name,
             "is_floor": row.contestant.is_floor(),
             "summary": summary,
-            "rounds": row.rounds.iter().map(|round| self.round_json(round)).collect::<Vec<_>>(),
+            "rounds": rounds(&row.rounds),
+            "disturbed": rounds(&row.disturbed),
         })
     }
 
-    fn round_json(&self, round: &Result<Measured, String>) -> Value {
-        let measured = match round {
-            Ok(measured) => measured,
-            Err(why) => return json!({ "failed": why }),
-        };
+    fn round_json(&self, round: &Round) -> Value {
         let mut figures = Map::new();
-        for metric in self.axis.metrics {
-            figures.insert(
-                metric.figure.key().into(),
-                metric.figure.of(measured).into(),
-            );
+        figures.insert("others_cpus".into(), round.others_cpus.into());
+        match &round.outcome {
+            Err(why) => {
+                figures.insert("failed".into(), why.as_str().into());
+            }
+            Ok(measured) => {
+                for Metric { figure, .. } in self.axis.metrics {
+                    figures.insert(figure.key().into(), figure.of(measured).into());
+                }
+                figures.insert("messages".into(), measured.count.into());
+                figures.insert("samples".into(), measured.latency.len().into());
+            }
         }
-        figures.insert("messages".into(), measured.count.into());
-        figures.insert("samples".into(), measured.latency.len().into());
         Value::Object(figures)
+    }
+}
+
+impl Round {
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.others_cpus > DISTURBANCE
+    }
+
+    fn figure(&self, figure: Figure) -> Option<f64> {
+        let measured = self.outcome.as_ref().ok()?;
+        Some(figure.of(measured))
     }
 }
 
 impl Row {
     fn figures(&self, figure: Figure) -> Vec<f64> {
-        let measured = self.rounds.iter().flatten();
-        measured.map(|measured| figure.of(measured)).collect()
+        let rounds = self.rounds.iter();
+        rounds.filter_map(|round| round.figure(figure)).collect()
     }
 
     fn failures(&self) -> impl Iterator<Item = &str> {
         let rounds = self.rounds.iter();
-        rounds.filter_map(|round| round.as_ref().err().map(String::as_str))
+        rounds.filter_map(|round| round.outcome.as_ref().err().map(String::as_str))
     }
 
     /// Percentiles of all rounds are those of the merged histogram.
     fn merged(&self) -> Histogram<u64> {
         let mut merged = new_histogram();
-        for measured in self.rounds.iter().flatten() {
+        for measured in self.rounds.iter().flat_map(|round| &round.outcome) {
             merged
                 .add(&measured.latency)
                 .expect("they have the same bounds");
