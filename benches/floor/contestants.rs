@@ -15,7 +15,10 @@ use crate::{
 };
 
 /// The engines that corelane is measured with. One line each:
-const ENGINES: &[(&str, EngineKind)] = &[("libzmq", EngineKind::Libzmq)];
+const ENGINES: &[(&str, EngineKind)] = &[
+    ("native", EngineKind::Native),
+    ("libzmq", EngineKind::Libzmq),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {

@@ -14,7 +14,7 @@ use std::{
 use quanta::Instant;
 
 use super::{
-    Caller, CallerLimits, Client, ClientOptions, Connect, ConnectError, Message, Peer,
+    Call, Caller, CallerLimits, Client, ClientOptions, Connect, ConnectError, Message, Peer,
     RemoteAnswer, Submit,
     answers::LocalAnswer,
     call::Outcome,
@@ -247,6 +247,9 @@ impl Submit for LocalClient {
         self.remote.options()
     }
 }
+
+/// A call that a [`LocalClient`] has sent.
+pub type LocalCall<E> = Call<E, Answer>;
 
 /// Waits for the outcome of a call that a [`LocalClient`] has sent.
 #[derive(Debug)]

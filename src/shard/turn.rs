@@ -25,6 +25,10 @@ impl<E: Engine> Shard<E> {
         let mut work = self.obey_commands(now);
         work += self.take_connects();
         work += self.take_submissions(now);
+        // What tasks have submitted since the last turn does not wait for a look at the sockets.
+        if self.load(now) {
+            work += self.flush(now);
+        }
         work += self.poll(now);
         work += self.greet();
         work += self.core.timers.fire(now);

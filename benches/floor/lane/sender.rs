@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use corelane::{
-    client::{Call, Expect, Peer, RawReply, TypedReply},
+    client::{Expect, LocalCall, Peer, RawReply, TypedReply},
     error::{NotSent, SendError},
     handler::TaskContext,
 };
@@ -29,7 +29,7 @@ pub(super) struct Sender {
 /// A request, and what must come back.
 pub(super) trait Request {
     type Answer: Expect;
-    fn send(&self, from: &Sender) -> Result<Call<Self::Answer>, SendError>;
+    fn send(&self, from: &Sender) -> Result<LocalCall<Self::Answer>, SendError>;
     fn is_echo(&self, from: &Sender, reply: &<Self::Answer as Expect>::Reply) -> bool;
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Typed;
 impl Request for Typed {
     type Answer = TypedReply<Quote>;
 
-    fn send(&self, from: &Sender) -> Result<Call<Self::Answer>, SendError> {
+    fn send(&self, from: &Sender) -> Result<LocalCall<Self::Answer>, SendError> {
         let message = from.cx.client().message("quote").postcard(&QUOTE);
         let message = message.expect("numbers can be encoded");
         message.to(&from.peer).request().send()
@@ -54,7 +54,7 @@ pub(super) struct InBytes;
 impl Request for InBytes {
     type Answer = RawReply;
 
-    fn send(&self, from: &Sender) -> Result<Call<Self::Answer>, SendError> {
+    fn send(&self, from: &Sender) -> Result<LocalCall<Self::Answer>, SendError> {
         let handler = if from.payload.len() > SMALL {
             "large"
         } else {
@@ -89,7 +89,7 @@ impl Sender {
         }
     }
 
-    async fn land<R: Request>(&self, request: &R, call: Call<R::Answer>) -> Result<(), String> {
+    async fn land<R: Request>(&self, request: &R, call: LocalCall<R::Answer>) -> Result<(), String> {
         let reply = call.await.map_err(text)?;
         match request.is_echo(self, &reply) {
             true => Ok(()),
