@@ -44,6 +44,10 @@ pub struct Caller {
     limits: CallerLimits,
     ends: Ends,
     round_trips: Vec<(HandlerKey, Duration)>,
+    /// Something has been counted or recorded since the shard last asked.
+    has_news: bool,
+    /// Something is staged, or may leave its queue.
+    wants_load: bool,
     /// Nothing new is taken.
     is_closed: bool,
 }
@@ -87,6 +91,8 @@ impl Caller {
             limits,
             ends: Ends::default(),
             round_trips: Vec::new(),
+            has_news: false,
+            wants_load: false,
             is_closed: false,
         }
     }
@@ -106,14 +112,27 @@ impl Caller {
         self.queues.get(&peer).is_some_and(Queue::is_busy)
     }
 
-    /// Whether anything is to be loaded into an outbox that has room.
-    pub fn has_staged(&self) -> bool {
-        let is_staged = |peer| self.queues.get(peer).is_some_and(Queue::has_staged);
-        self.busy.iter().any(is_staged)
+    /// Whether anything may be loaded into an outbox now: it was staged, or a connection has come up,
+    /// or room has come.
+    #[inline]
+    pub fn wants_load(&self) -> bool {
+        self.wants_load
+    }
+
+    /// All busy peers are being loaded.
+    pub fn begin_load(&mut self) {
+        self.wants_load = false;
+    }
+
+    /// Whether anything was submitted or has ended since the ends were last taken.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.has_news
     }
 
     /// The ends that were counted since the last time.
     pub fn take_ends(&mut self) -> Ends {
+        self.has_news = false;
         std::mem::take(&mut self.ends)
     }
 
@@ -132,6 +151,7 @@ impl Caller {
     pub fn stand(&mut self, peer: PeerId, standing: Standing) {
         if let Some(queue) = self.queues.get_mut(&peer) {
             queue.standing = standing;
+            self.wants_load = true;
         }
     }
 
@@ -145,7 +165,7 @@ impl Caller {
     pub fn close(&mut self, peer: PeerId, outbox: Option<&mut Outbox>) {
         if let (Some(queue), Some(outbox)) = (self.queues.get_mut(&peer), outbox.as_deref()) {
             let sent = queue.settle(outbox);
-            self.ends.counts[Entry::OneWaySent as usize] += sent;
+            self.add_ends(Entry::OneWaySent, sent);
         }
         self.end_unsent_of(peer, outbox, NotSent::Closed);
         if let Some(queue) = self.queues.get_mut(&peer) {
@@ -163,6 +183,7 @@ impl Caller {
     /// Takes a message of another thread, whose credit is taken.
     pub fn submit(&mut self, now: Instant, message: Submitted) {
         self.ends.calls += u64::from(message.wants_answer());
+        self.has_news = true;
         let is_closed = self.is_closed;
         let queue = self.queues.get_mut(&message.peer);
         let Some(queue) = queue.filter(|_| !is_closed) else {
@@ -173,6 +194,9 @@ impl Caller {
         }
         if message.wants_answer() && self.calls.is_full() {
             return self.refuse(message, NotSent::Outstanding);
+        }
+        if message.deadline.is_some_and(|deadline| deadline <= now) {
+            return self.refuse(message, NotSent::Deadline);
         }
         let Submitted {
             peer,
@@ -198,6 +222,7 @@ impl Caller {
         let mut header = order.header(correlation);
         header.deadline_us = deadline.map_or(0, |deadline| remaining_us(now, deadline));
         queue.take_credited(way, header, order.payload, deadline, bytes);
+        self.wants_load = true;
         if queue.note() {
             self.busy.push(peer);
         }
@@ -218,6 +243,7 @@ impl Caller {
         }
         let header = order.header(self.calls.unanswered());
         queue.take(way, header, &mut order.payload, None);
+        self.wants_load = true;
         if queue.note() {
             self.busy.push(peer);
         }
@@ -240,6 +266,9 @@ impl Caller {
         if self.is_closed {
             return Err(NotSent::Closed);
         }
+        if within.is_zero() {
+            return Err(NotSent::Deadline);
+        }
         let queue = self.queues.get_mut(&peer).ok_or(NotSent::Closed)?;
         let way = queue.admit(order.payload.len())?;
         let deadline = now + within;
@@ -256,10 +285,12 @@ impl Caller {
         let mut header = order.header(correlation);
         header.deadline_us = remaining_us(now, deadline);
         queue.take(way, header, &mut order.payload, Some(deadline));
+        self.wants_load = true;
         if queue.note() {
             self.busy.push(peer);
         }
         self.ends.calls += 1;
+        self.has_news = true;
         Ok(answer)
     }
 
@@ -283,10 +314,16 @@ impl Caller {
             queue.shared.account.add(Entry::Accepted);
             queue.shared.account.add(end);
         }
-        self.ends.counts[end as usize] += 1;
+        self.add_ends(end, 1);
         if let Some(completion) = completion {
             let _ = completion.send(Outcome::NotSent(why, payload));
         }
+    }
+
+    /// Whether something is on its way to any peer.
+    #[inline]
+    pub fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
     }
 
     /// The peers that something is on its way to, by number; one that `settle` finds idle is
@@ -304,15 +341,21 @@ impl Caller {
         if !matches!(queue.standing, Standing::Up | Standing::Draining) {
             return false;
         }
-        let calls = &mut self.calls;
+        let (calls, wants_load) = (&mut self.calls, &mut self.wants_load);
         queue.load(outbox, |waiting| {
             let mut header = waiting.header;
-            let remaining = |deadline| remaining_us(now, deadline);
-            header.deadline_us = waiting.deadline.map_or(0, remaining);
+            if let Some(deadline) = waiting.deadline {
+                if deadline <= now {
+                    // Its end comes first, later in this turn.
+                    *wants_load = true;
+                    return None;
+                }
+                header.deadline_us = remaining_us(now, deadline);
+            }
             if let Some(call) = calls.get_mut(header.correlation) {
                 call.is_staged = true;
             }
-            header
+            Some(header)
         })
     }
 
@@ -324,14 +367,17 @@ impl Caller {
             .get(index)
             .and_then(|peer| self.queues.get_mut(peer));
         if let Some(queue) = queue {
-            if let Some(outbox) = outbox {
-                let sent = queue.settle(outbox);
-                self.ends.counts[Entry::OneWaySent as usize] += sent;
+            let sent = outbox.map_or(0, |outbox| queue.settle(outbox));
+            // Room has come for what waits.
+            self.wants_load |= queue.has_waiting() && queue.has_room(0);
+            let is_busy = queue.is_busy();
+            if !is_busy {
+                queue.forget_note();
             }
-            if queue.is_busy() {
+            self.add_ends(Entry::OneWaySent, sent);
+            if is_busy {
                 return true;
             }
-            queue.forget_note();
         }
         self.busy.swap_remove(index);
         false
@@ -345,7 +391,7 @@ impl Caller {
         };
         queue.standing = Standing::Down;
         let sent = queue.settle(outbox);
-        self.ends.counts[Entry::OneWaySent as usize] += sent;
+        self.add_ends(Entry::OneWaySent, sent);
         self.end_unsent_of(peer, Some(&mut *outbox), NotSent::ConnectionLost);
         if let Some(queue) = self.queues.get_mut(&peer) {
             queue.begin_anew(outbox);
@@ -491,8 +537,14 @@ impl Caller {
         }
     }
 
+    #[inline]
+    fn add_ends(&mut self, end: Entry, many: u64) {
+        self.ends.counts[end as usize] += many;
+        self.has_news |= many > 0;
+    }
+
     fn count(&mut self, peer: PeerId, end: Entry) {
-        self.ends.counts[end as usize] += 1;
+        self.add_ends(end, 1);
         if let Some(queue) = self.queues.get(&peer) {
             queue.shared.account.add(end);
         }

@@ -71,6 +71,12 @@ impl CallingSide {
         }
     }
 
+    /// Whether any connection is to begin.
+    #[inline]
+    pub fn has_connects(&self) -> bool {
+        !self.connects.borrow().is_empty() || !self.asked.is_empty()
+    }
+
     /// The next connection to begin.
     pub fn pop_connect(&self) -> Option<Connect> {
         let first = self.connects.borrow_mut().pop_front();
@@ -79,9 +85,7 @@ impl CallingSide {
 
     /// Whether no connection is asked for and nothing is staged.
     pub fn is_quiet(&self) -> bool {
-        self.asked.is_empty()
-            && self.connects.borrow().is_empty()
-            && !self.caller.borrow().has_staged()
+        !self.has_connects() && !self.caller.borrow().wants_load()
     }
 
     /// Whom to wake at the next submission.

@@ -107,7 +107,7 @@ impl Queue {
         self.left.0 > 0 || self.has_staged() || self.has_waiting()
     }
 
-    pub(super) fn has_staged(&self) -> bool {
+    fn has_staged(&self) -> bool {
         !self.staged.is_empty()
     }
 
@@ -146,7 +146,7 @@ impl Queue {
 
     /// Whether the connection stands, and with what is staged its outbox is within the bounds.
     #[inline]
-    fn has_room(&self, bytes: usize) -> bool {
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
         let messages = self.left.0 + self.staged.messages();
         self.standing == Standing::Up
             && messages < self.messages_max
@@ -240,11 +240,11 @@ impl Queue {
     }
 
     /// Moves the stage into the outbox, and what waits as far as there is room, each with the
-    /// header that `leave` gives it. True if anything was moved.
+    /// header that `leave` gives it, up to the first that it lets wait. True if anything was moved.
     pub(super) fn load(
         &mut self,
         outbox: &mut Outbox,
-        mut leave: impl FnMut(&Waiting) -> Header,
+        mut leave: impl FnMut(&Waiting) -> Option<Header>,
     ) -> bool {
         let before = outbox.pushed();
         if self.has_staged() {
@@ -256,10 +256,10 @@ impl Queue {
             outbox.append(&mut self.staged);
         }
         while !outbox.is_full()
+            && let Some(header) = self.waiting.front().and_then(&mut leave)
             && let Some(waiting) = self.waiting.pop_front()
         {
             self.waiting_bytes -= waiting.payload.len();
-            let header = leave(&waiting);
             if let Some(bytes) = waiting.credit {
                 let number = outbox.pushed();
                 self.owed.push_back(Owed { number, bytes });

@@ -6,12 +6,12 @@ use std::task::Waker;
 #[cfg(not(loom))]
 use {
     atomic_waker::AtomicWaker,
-    std::sync::atomic::{AtomicBool, Ordering, fence},
+    std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
 };
 #[cfg(loom)]
 use {
     loom::future::AtomicWaker,
-    loom::sync::atomic::{AtomicBool, Ordering, fence},
+    loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
 };
 
 /// Rung by writers after they have published something; answered by one reader that is about to
@@ -22,6 +22,8 @@ use {
 /// and acquire allow both to see the old value; a sequentially consistent fence between the two
 /// steps, on both sides, does not.
 pub struct Doorbell {
+    /// How often it was rung: while awake, the reader looks at nothing else.
+    rings: AtomicU64,
     parked: AtomicBool,
     waker: AtomicWaker,
 }
@@ -29,6 +31,7 @@ pub struct Doorbell {
 impl Default for Doorbell {
     fn default() -> Self {
         Self {
+            rings: AtomicU64::new(0),
             parked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
@@ -40,6 +43,8 @@ impl Doorbell {
     /// system call only if the reader was parked, and then only one of the writers does. Says
     /// whether it woke.
     pub fn ring(&self) -> bool {
+        // What was published before is seen by whoever sees this count.
+        self.rings.fetch_add(1, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel) {
             self.waker.wake();
@@ -48,17 +53,19 @@ impl Doorbell {
         false
     }
 
+    /// How often it was rung. A reader that finds it unchanged since it last looked has missed
+    /// nothing that was published before the last of these rings.
+    #[inline]
+    pub fn rings(&self) -> u64 {
+        self.rings.load(Ordering::Acquire)
+    }
+
     /// The reader means to park: from now on a writer wakes it. It must look once more whether
     /// something is published before it does park, and call [`leave`](Self::leave) if so.
     pub fn prepare_to_park(&self, waker: &Waker) {
         self.register(waker);
         self.parked.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-    }
-
-    /// Whether a writer has rung since `prepare_to_park`.
-    pub fn was_rung(&self) -> bool {
-        !self.parked.load(Ordering::Acquire)
     }
 
     /// The reader is awake. Its waker is dropped here, on its own thread.
@@ -139,6 +146,7 @@ mod loom_tests {
             loom::future::block_on(poll_fn(|cx| {
                 doorbell.prepare_to_park(cx.waker());
                 if published.load(Ordering::Relaxed) == writers {
+                    assert!(doorbell.rings() <= writers as u64);
                     doorbell.leave();
                     return Poll::Ready(());
                 }
@@ -179,10 +187,9 @@ mod tests {
         assert!(!doorbell.ring());
         doorbell.prepare_to_park(&waker);
         assert!(doorbell.ring() && !doorbell.ring());
-        assert!(doorbell.was_rung());
         doorbell.prepare_to_park(&waker);
         doorbell.leave();
         assert!(!doorbell.ring());
-        assert_eq!(count.0.load(Relaxed), 1);
+        assert_eq!((count.0.load(Relaxed), doorbell.rings()), (1, 4));
     }
 }

@@ -34,7 +34,11 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Begins the connections that tasks and other threads have asked for.
+    #[inline]
     pub(super) fn take_connects(&mut self) -> usize {
+        if !self.core.side.has_connects() {
+            return 0;
+        }
         let mut count = 0;
         while let Some(connect) = self.core.side.pop_connect() {
             self.connect(connect);
@@ -124,21 +128,22 @@ impl<E: Engine> Shard<E> {
         count - core.came_up.len()
     }
 
-    /// Moves what is to be sent into its connections' outboxes. True if there was anything.
-    pub(super) fn load(&mut self, now: Instant) -> bool {
+    /// Moves what is to be sent into its connections' outboxes. Returns for how many of them there
+    /// was anything.
+    pub(super) fn load(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let mut caller = core.side.caller.borrow_mut();
-        let mut has_loaded = false;
-        let mut index = 0;
+        caller.begin_load();
+        let (mut loaded, mut index) = (0, 0);
         while let Some(id) = caller.busy(index) {
             if let Some(connection) = core.peers.connection_of(id)
                 && let Some(outbox) = engine.outbox(connection)
             {
-                has_loaded |= caller.load(now, id, outbox);
+                loaded += usize::from(caller.load(now, id, outbox));
             }
             index += 1;
         }
-        has_loaded
+        loaded
     }
 
     /// Enters what has left.
@@ -231,8 +236,12 @@ impl Core {
     }
 
     /// Counts how this shard's own messages have ended.
+    #[inline]
     pub(super) fn record_ends(&mut self) {
         let mut caller = self.side.caller.borrow_mut();
+        if !caller.has_news() {
+            return;
+        }
         let ends = caller.take_ends();
         let counters = &mut self.recorder.counters;
         counters.calls += ends.calls;

@@ -108,6 +108,8 @@ struct Core {
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
+    /// How often the doorbell had been rung when the inboxes were last emptied.
+    rings_heard: u64,
     /// What goes to peers, shared with this shard's tasks.
     side: Rc<CallingSide>,
     local_client: LocalClient,
@@ -185,6 +187,8 @@ impl<E: Engine> Shard<E> {
             submissions,
             commands,
             doorbell,
+            // None yet: the first turn looks.
+            rings_heard: u64::MAX,
             side,
             local_client,
             tasks: Tasks::new(spawner, options.spawned_max),

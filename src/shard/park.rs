@@ -117,7 +117,10 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
         match step(idle, now.saturating_duration_since(since)) {
             Step::Spin => hint::spin_loop(),
             Step::Yield => std::thread::yield_now(),
-            Step::Park => parking.park(&mut shard, now, turn.next_wake).await,
+            Step::Park => {
+                let until = shard.next_wake(now);
+                parking.park(&mut shard, now, until).await;
+            }
         }
     }
 }

@@ -13,8 +13,6 @@ use crate::{
 pub struct Turn {
     /// Whether anything happened: then the next turn should follow at once.
     pub worked: bool,
-    /// When the next turn must come though nothing arrives.
-    pub next_wake: Option<Instant>,
     /// The shard is drained: no turn must follow.
     pub is_over: bool,
 }
@@ -22,25 +20,21 @@ pub struct Turn {
 impl<E: Engine> Shard<E> {
     /// Does all that can be done at this time without blocking, in a bounded amount of work.
     pub fn turn(&mut self, now: Instant) -> Turn {
-        let mut work = self.obey_commands(now);
-        work += self.take_connects();
-        work += self.take_submissions(now);
+        let mut work = self.read_mail(now);
         // What tasks have submitted since the last turn does not wait for a look at the sockets.
-        if self.load(now) {
-            work += self.flush(now);
-        }
+        work += self.send(now);
         work += self.poll(now);
         work += self.greet();
         work += self.core.timers.fire(now);
         work += self.answer_tasks(now);
         self.core.side.caller.borrow_mut().expire(now);
         work += self.flush(now);
+        work += self.send(now);
         self.close_quiet_peers(now);
         self.core.record_ends();
         self.step_drain(now);
         Turn {
             worked: work > 0,
-            next_wake: self.next_wake(now),
             is_over: matches!(self.core.phase, Phase::Over),
         }
     }
@@ -56,6 +50,23 @@ impl<E: Engine> Shard<E> {
         is_quiet && self.engine.may_park()
     }
 
+    /// Takes what other threads have sent, if the doorbell was rung since the last time.
+    #[inline]
+    fn read_mail(&mut self, now: Instant) -> usize {
+        let rings = self.core.doorbell.rings();
+        if rings == self.core.rings_heard {
+            return self.take_connects();
+        }
+        let commands = self.obey_commands(now);
+        let connects = self.take_connects();
+        let submissions = self.take_submissions(now);
+        // Full measure: there may be more, and nobody rings for it again.
+        if submissions < self.core.options.turn_messages_max {
+            self.core.rings_heard = rings;
+        }
+        commands + connects + submissions
+    }
+
     fn poll(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let messages_max = core.options.turn_messages_max;
@@ -69,21 +80,30 @@ impl<E: Engine> Shard<E> {
         events
     }
 
-    /// Lets out what the turn has written, and enters what has left.
-    fn flush(&mut self, now: Instant) -> usize {
-        self.load(now);
-        let mut work = self.engine.flush(now);
-        self.core.record_replies();
-        self.settle();
-        // Room has come: what waits for it goes out in this turn too.
-        if work > 0 && self.load(now) {
-            work += self.engine.flush(now);
-            self.settle();
+    /// Sends what is to be sent to peers and has room.
+    #[inline]
+    fn send(&mut self, now: Instant) -> usize {
+        let wants_load = self.core.side.caller.borrow().wants_load();
+        match wants_load {
+            true => self.load(now) + self.flush(now),
+            false => 0,
         }
-        work
     }
 
-    fn next_wake(&self, now: Instant) -> Option<Instant> {
+    /// Lets out what the turn has written, and enters what has left.
+    #[inline]
+    fn flush(&mut self, now: Instant) -> usize {
+        let messages = self.engine.flush(now);
+        self.core.record_replies();
+        let is_busy = self.core.side.caller.borrow().is_busy();
+        if is_busy {
+            self.settle();
+        }
+        messages
+    }
+
+    /// When the next turn must come though nothing arrives.
+    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
         let drain = match &self.core.phase {
             Phase::Draining(draining) if now < draining.linger_until => Some(draining.linger_until),
             Phase::Draining(draining) => Some(draining.until),
@@ -127,6 +147,7 @@ impl Core {
 
     /// Records, once the turn's replies are written out, how long each took from the read of its
     /// message.
+    #[inline]
     fn record_replies(&mut self) {
         if self.replied.is_empty() {
             return;

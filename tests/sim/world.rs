@@ -212,7 +212,7 @@ impl Node {
             }
         }
         let turn = shard.turn(now);
-        self.next_wake = turn.next_wake;
+        self.next_wake = shard.next_wake(now);
         if turn.is_over {
             (self.shard, self.next_wake) = (None, None);
             self.tasks.borrow_mut().clear();

@@ -89,7 +89,11 @@ impl Sender {
         }
     }
 
-    async fn land<R: Request>(&self, request: &R, call: LocalCall<R::Answer>) -> Result<(), String> {
+    async fn land<R: Request>(
+        &self,
+        request: &R,
+        call: LocalCall<R::Answer>,
+    ) -> Result<(), String> {
         let reply = call.await.map_err(text)?;
         match request.is_echo(self, &reply) {
             true => Ok(()),
