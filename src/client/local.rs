@@ -72,9 +72,14 @@ impl CallingSide {
     }
 
     /// Whether any connection is to begin.
-    #[inline]
     pub fn has_connects(&self) -> bool {
-        !self.connects.borrow().is_empty() || !self.asked.is_empty()
+        self.has_own_connects() || !self.asked.is_empty()
+    }
+
+    /// Whether a task has asked for a connection that has not begun.
+    #[inline]
+    pub fn has_own_connects(&self) -> bool {
+        !self.connects.borrow().is_empty()
     }
 
     /// The next connection to begin.

@@ -34,11 +34,7 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Begins the connections that tasks and other threads have asked for.
-    #[inline]
     pub(super) fn take_connects(&mut self) -> usize {
-        if !self.core.side.has_connects() {
-            return 0;
-        }
         let mut count = 0;
         while let Some(connect) = self.core.side.pop_connect() {
             self.connect(connect);

@@ -105,7 +105,7 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
             if now.saturating_duration_since(executor_ran_at) >= EXECUTOR_INTERVAL {
                 executor_ran_at = now;
                 glommio::executor().yield_task_queue_now().await;
-            } else {
+            } else if shard.core.tasks.take_ready() {
                 yield_now().await;
             }
         }

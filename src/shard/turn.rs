@@ -54,8 +54,8 @@ impl<E: Engine> Shard<E> {
     #[inline]
     fn read_mail(&mut self, now: Instant) -> usize {
         let rings = self.core.doorbell.rings();
-        if rings == self.core.rings_heard {
-            return self.take_connects();
+        if rings == self.core.rings_heard && !self.core.side.has_own_connects() {
+            return 0;
         }
         let commands = self.obey_commands(now);
         let connects = self.take_connects();

@@ -54,6 +54,8 @@ pub(super) struct Link {
     pub(super) is_ready: bool,
     /// Stands in the queue of those to be written.
     pub(super) is_dirty: bool,
+    /// One of those that are read each turn: it keeps its read buffer.
+    pub(super) is_hot: bool,
     /// Not read: its answers would have no room.
     pub(super) is_paused: bool,
     /// When the first look of the next timer is due.
@@ -132,6 +134,7 @@ impl Link {
             write: Write::Open,
             is_ready: false,
             is_dirty: false,
+            is_hot: false,
             is_paused: false,
             timer_at: None,
             heard_at: now,

@@ -141,7 +141,7 @@ impl Link {
         if self.read_at == self.read.len() {
             self.read_at = 0;
             self.read.clear();
-            if self.need == 0 {
+            if !self.is_hot && self.need == 0 {
                 io.buffers.give_back(std::mem::take(&mut self.read));
             }
         }
@@ -255,7 +255,7 @@ impl Link {
         io.stats.reads += 1;
         if fill == Fill::Nothing {
             io.stats.empty_reads += 1;
-            if self.read.is_empty() {
+            if self.read.is_empty() && !self.is_hot {
                 io.buffers.give_back(std::mem::take(&mut self.read));
             }
         }
@@ -267,7 +267,7 @@ impl Link {
         if self.read.capacity() == 0 {
             let wanted = self.need.max(self.expect);
             self.read = io.buffers.take(wanted);
-        } else {
+        } else if !self.read.is_empty() || self.expect > 0 {
             self.make_room_behind(io);
         }
         self.need = 0;
@@ -279,12 +279,9 @@ impl Link {
             self.read_at = 0;
         }
         let held = self.read.len();
-        let wanted = self.need.max(held + ROOM_BYTES_MIN);
+        let wanted = self.need.max(self.expect).max(held + ROOM_BYTES_MIN);
         if wanted > self.read.capacity() {
-            let mut larger = io.buffers.take(self.need.max(held + 1));
-            if larger.capacity() <= held {
-                larger.reserve_exact(held + ROOM_BYTES_MIN);
-            }
+            let mut larger = io.buffers.take(wanted);
             larger.extend_from_slice(&self.read);
             io.buffers
                 .give_back(std::mem::replace(&mut self.read, larger));
@@ -295,11 +292,13 @@ impl Link {
     /// that.
     pub(super) fn rest(&mut self, io: &mut Io) {
         let held = self.read.len() - self.read_at;
-        if self.read.capacity() == READ_BYTES && held <= SHRUNK_BYTES_MAX {
+        if held == 0 && self.read.capacity() > 0 {
+            io.buffers.give_back(std::mem::take(&mut self.read));
+        } else if self.read.capacity() == READ_BYTES && held <= SHRUNK_BYTES_MAX {
             self.read.drain(..self.read_at);
-            self.read_at = 0;
             io.buffers.shrink(&mut self.read);
         }
+        self.read_at = 0;
     }
 }
 

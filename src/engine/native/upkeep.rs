@@ -64,22 +64,36 @@ impl Native {
     fn note_active(&mut self, id: ConnectionId) {
         let (streak, let_go) = self.hot.enter(id);
         if let Some(cold) = let_go {
-            self.watch(cold);
+            self.cool(cold);
         }
-        if streak == UNWATCHED_STREAK
-            && let Some(link) = self.links.get_mut(id)
-        {
-            link.unwatch(&self.io);
-        } else if streak == 0 {
-            // Newly hot, or one of many: it may be paused, up since just now, or in the middle of
-            // something.
-            self.watch(id);
-            if let Some(link) = self.links.get_mut(id)
-                && !link.is_ready
-            {
-                link.rest(&mut self.io);
-            }
+        if streak <= 1 || streak == UNWATCHED_STREAK {
+            self.note_streak(id, streak);
         }
+    }
+
+    #[cold]
+    fn note_streak(&mut self, id: ConnectionId, streak: u32) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        match streak {
+            // One of many, and in the middle of something.
+            0 if !link.is_ready => link.rest(&mut self.io),
+            0 => {}
+            1 => link.is_hot = true,
+            _ => return link.unwatch(&self.io),
+        }
+        // It may be paused, or up since just now.
+        self.watch(id);
+    }
+
+    /// A connection is no longer read each turn.
+    fn cool(&mut self, id: ConnectionId) {
+        if let Some(link) = self.links.get_mut(id) {
+            link.is_hot = false;
+            link.rest(&mut self.io);
+        }
+        self.watch(id);
     }
 
     pub(super) fn flush_one(&mut self, id: ConnectionId, now: Instant) -> usize {
@@ -414,6 +428,7 @@ impl Native {
             self.forget(id);
         } else {
             self.hot.remove(id);
+            link.is_hot = false;
             self.dial_again(id, &reason);
         }
     }
