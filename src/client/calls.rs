@@ -1,6 +1,9 @@
 //! The correlation table: the calls whose answers are outstanding, and their deadlines.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
 
 use quanta::Instant;
 use slab::Slab;
@@ -20,8 +23,10 @@ const DEAD_DEADLINES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Calls {
     slots: Slab<(u32, Outstanding)>,
-    /// Earliest first. A call that has left the table leaves its deadline behind until it is swept
-    /// or due.
+    /// Deadlines that came in their order, as those do that name the same time: earliest first. A
+    /// call that has left the table leaves its deadline behind until it is swept or due.
+    ordered: VecDeque<(Instant, u64)>,
+    /// The deadlines that came out of order.
     deadlines: BinaryHeap<Reverse<(Instant, u64)>>,
     generation: u32,
     capacity: usize,
@@ -45,6 +50,7 @@ impl Calls {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             slots: Slab::new(),
+            ordered: VecDeque::new(),
             deadlines: BinaryHeap::new(),
             generation: 0,
             capacity,
@@ -67,8 +73,20 @@ impl Calls {
         let deadline = call.deadline;
         let slot = self.slots.insert((self.generation, call));
         let correlation = (u64::from(self.generation) << 32) | slot as u64;
-        self.deadlines.push(Reverse((deadline, correlation)));
-        if self.deadlines.len() > 2 * self.slots.len() + DEAD_DEADLINES_MAX {
+        match self.ordered.back() {
+            Some(&(last, _)) if deadline < last => {
+                self.deadlines.push(Reverse((deadline, correlation)));
+            }
+            _ => self.ordered.push_back((deadline, correlation)),
+        }
+        // Those of calls that were answered before they were due.
+        while let Some(&(_, first)) = self.ordered.front()
+            && self.get_mut(first).is_none()
+        {
+            self.ordered.pop_front();
+        }
+        let dead_max = 2 * self.slots.len() + DEAD_DEADLINES_MAX;
+        if self.deadlines.len() > dead_max || self.ordered.len() > dead_max {
             self.sweep();
         }
         correlation
@@ -99,11 +117,15 @@ impl Calls {
 
     /// The next call whose deadline has passed.
     pub(super) fn next_expired(&mut self, now: Instant) -> Option<(u64, Outstanding)> {
-        while let Some(&Reverse((deadline, correlation))) = self.deadlines.peek() {
+        while let Some((deadline, is_ordered)) = self.earliest() {
             if deadline > now {
                 return None;
             }
-            self.deadlines.pop();
+            let due = match is_ordered {
+                true => self.ordered.pop_front(),
+                false => self.deadlines.pop().map(|Reverse(due)| due),
+            };
+            let (_, correlation) = due?;
             if let Some(call) = self.remove(correlation) {
                 return Some((correlation, call));
             }
@@ -111,11 +133,21 @@ impl Calls {
         None
     }
 
+    /// The earliest deadline, and whether it is one of the ordered.
+    #[inline]
+    fn earliest(&self) -> Option<(Instant, bool)> {
+        let ordered = self.ordered.front().map(|&(at, _)| at);
+        let other = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        match (ordered, other) {
+            (Some(ordered), Some(other)) if other < ordered => Some((other, false)),
+            (Some(ordered), _) => Some((ordered, true)),
+            (None, other) => other.map(|at| (at, false)),
+        }
+    }
+
     /// No call is due before this. It may be the deadline of one that is answered already.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines
-            .peek()
-            .map(|Reverse((deadline, _))| *deadline)
+        self.earliest().map(|(deadline, _)| deadline)
     }
 
     /// Takes out every call that this peer may have received.
@@ -139,6 +171,9 @@ impl Calls {
         let mut deadlines = std::mem::take(&mut self.deadlines).into_vec();
         deadlines.retain(|&Reverse((_, correlation))| self.get_mut(correlation).is_some());
         self.deadlines = deadlines.into();
+        let mut ordered = std::mem::take(&mut self.ordered);
+        ordered.retain(|&(_, correlation)| self.get_mut(correlation).is_some());
+        self.ordered = ordered;
     }
 }
 
@@ -203,6 +238,16 @@ mod tests {
             let correlation = calls.insert(call(late));
             calls.remove(correlation);
         }
-        assert!(calls.deadlines.len() <= DEAD_DEADLINES_MAX + 2);
+        assert!(calls.ordered.len() <= 2);
+        // Nor those behind one that is not answered, or out of order.
+        let soon = late - Duration::from_secs(60);
+        let _held = [calls.insert(call(late)), calls.insert(call(late))];
+        for n in 0..100_000 {
+            let deadline = if n % 2 == 0 { late } else { soon };
+            let correlation = calls.insert(call(deadline));
+            calls.remove(correlation);
+        }
+        assert!(calls.ordered.len() <= DEAD_DEADLINES_MAX + 8);
+        assert!(calls.deadlines.len() <= DEAD_DEADLINES_MAX + 8);
     }
 }

@@ -50,8 +50,12 @@ pub trait Engine {
 
     /// Hands at most `messages_max` messages to `sink`, and whatever else happened. Returns how
     /// much it did: 0 if it found nothing.
-    fn poll(&mut self, now: Instant, messages_max: usize, sink: &mut dyn FnMut(Event<'_>))
-    -> usize;
+    fn poll(
+        &mut self,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut impl FnMut(Event<'_>),
+    ) -> usize;
 
     /// Takes from the outboxes as much as goes out without blocking. Returns how many messages
     /// left.

@@ -177,7 +177,7 @@ impl Sim {
     }
 
     /// Dials whoever is due, and tells of connections made and lost.
-    fn poll_changes(&mut self, now: Instant, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+    fn poll_changes(&mut self, now: Instant, sink: &mut impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         let ids: Vec<ConnectionId> = self.links.iter().map(|(id, _)| id).collect();
         for id in ids {
@@ -214,7 +214,7 @@ impl Sim {
         self.network.0.borrow_mut().changes[self.node].pop_front()
     }
 
-    fn lose(&mut self, cable: usize, now: Instant, sink: &mut dyn FnMut(Event<'_>)) {
+    fn lose(&mut self, cable: usize, now: Instant, sink: &mut impl FnMut(Event<'_>)) {
         let found = self
             .links
             .iter()
@@ -309,7 +309,7 @@ impl Engine for Sim {
         &mut self,
         now: Instant,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         let mut count = self.poll_changes(now, sink);
         let ids: Vec<ConnectionId> = self.links.iter().map(|(id, _)| id).collect();

@@ -19,7 +19,10 @@ use super::{
 use crate::{
     client::LocalClient,
     error::{CodecError, HandlerError},
-    wire::{ATTACHED_BYTES_MIN, Codec, Draft, Flags, Header, Kind, Outbox, Reason, Received},
+    wire::{
+        ATTACHED_BYTES_MIN, Codec, Draft, Flags, HandlerKey, Header, Kind, Outbox, PayloadWriter,
+        Reason, Received,
+    },
 };
 
 /// Bytes of the longest text in a nack.
@@ -91,30 +94,29 @@ pub struct Failure {
     pub text: String,
 }
 
+/// What speaks against a message before its handler is called.
+#[derive(Clone, Copy)]
+enum Objection {
+    Codec(u8),
+    Compressed,
+    NoDeadline,
+    UnknownHandler(HandlerKey),
+    TooLate,
+    TooManyTasks,
+}
+
 impl Registry {
     /// Runs the handler that a message names, or makes its task, and writes the answer that is due
     /// by now.
+    #[inline]
     pub fn dispatch(&mut self, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
-        let Arrival {
-            header,
-            message,
-            outbox,
-            deadline,
-            now,
-        } = arrival;
-        if header.kind != Kind::OneWay && outbox.is_full() {
+        let header = &arrival.header;
+        if header.kind != Kind::OneWay && arrival.outbox.is_full() {
             return Dispatch::NoRoom;
         }
-        let index = match self.admit(&header, deadline, now) {
+        let index = match self.admit(header, arrival.deadline, arrival.now) {
             Ok(index) => index,
-            Err(failure) => return refuse(&header, outbox, None, &failure),
-        };
-        let arrival = Arrival {
-            header,
-            message,
-            outbox,
-            deadline,
-            now,
+            Err(objection) => return refuse(header, arrival.outbox, None, &objection.into()),
         };
         match self.entries[index].1 {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
@@ -123,44 +125,29 @@ impl Registry {
     }
 
     /// The index of the handler that may run, or what speaks against it.
+    #[inline]
     fn admit(
-        &self,
+        &mut self,
         header: &Header,
         deadline: Option<Instant>,
         now: Instant,
-    ) -> Result<usize, Failure> {
-        let refuse = |reason, text: &str| {
-            Err(Failure {
-                reason,
-                text: text.to_owned(),
-            })
-        };
+    ) -> Result<usize, Objection> {
         if let Codec::Unknown(number) = header.codec {
-            return refuse(
-                Reason::Unsupported,
-                &format!("codec {number} is unknown here"),
-            );
+            return Err(Objection::Codec(number));
         }
         if header.flags.contains(Flags::COMPRESSED) {
-            return refuse(Reason::Unsupported, "compressed payloads are not supported");
+            return Err(Objection::Compressed);
         }
         if header.kind != Kind::OneWay && deadline.is_none() {
-            return refuse(
-                Reason::Malformed,
-                "a request or confirmed message takes a deadline",
-            );
+            return Err(Objection::NoDeadline);
         }
         let Some(index) = self.index_of(header.handler) else {
-            let text = format!("no handler has the key {}", header.handler);
-            return refuse(Reason::UnknownHandler, &text);
+            return Err(Objection::UnknownHandler(header.handler));
         };
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return refuse(
-                Reason::DeadlineExceeded,
-                "the deadline passed before the handler began",
-            );
+        match deadline {
+            Some(deadline) if deadline <= now => Err(Objection::TooLate),
+            _ => Ok(index),
         }
-        Ok(index)
     }
 
     fn run_inline(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
@@ -182,12 +169,26 @@ impl Registry {
             route_key: header.route_key,
             wants_reply: header.kind == Kind::Request,
         };
-        let mut draft = match answer_header(&header) {
-            Some(answer) => outbox
-                .draft(&answer)
-                .expect("has room, as dispatch has seen"),
-            None => outbox.scratch(),
+        let Some(answer) = answer_header(&header) else {
+            // Nobody waits for what it writes.
+            self.scratch.clear();
+            let call = InlineCall {
+                codec: header.codec,
+                payload: message.payload(),
+                decoder: &mut self.decoder,
+                reply: PayloadWriter::new(&mut self.scratch),
+            };
+            let result = catch_unwind(AssertUnwindSafe(|| handler.call(call, &mut cx)))
+                .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)))
+                .and_then(|reply| reply.check(self.scratch.len(), lent.reply_bytes_max));
+            return match result {
+                Ok(_) => Dispatch::Handled(index),
+                Err(failure) => Dispatch::Nacked(Some(index), failure.reason),
+            };
         };
+        let mut draft = outbox
+            .draft(&answer)
+            .expect("has room, as dispatch has seen");
         let call = InlineCall {
             codec: header.codec,
             payload: message.payload(),
@@ -197,31 +198,21 @@ impl Registry {
         // A handler that panicked keeps its own state as it left it; ours is whole.
         let result = catch_unwind(AssertUnwindSafe(|| handler.call(call, &mut cx)))
             .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)))
-            .and_then(|reply| {
-                let bytes = match reply {
-                    Reply::Written => draft.payload().len(),
-                    Reply::InPlace(bytes) => bytes,
-                };
-                check_reply(bytes, lent.reply_bytes_max).map(|()| reply)
-            });
+            .and_then(|reply| reply.check(draft.payload().len(), lent.reply_bytes_max));
         let reply = match result {
             Ok(reply) => reply,
             Err(failure) => {
-                if header.kind != Kind::OneWay {
-                    draft.restart(&nack_header(&header, failure.reason));
-                    draft.payload().extend_from_slice(failure.words());
-                    draft.commit();
-                }
+                draft.restart(&nack_header(&header, failure.reason));
+                draft.payload().extend_from_slice(failure.words());
+                draft.commit();
                 return Dispatch::Nacked(Some(index), failure.reason);
             }
         };
-        match header.kind {
-            Kind::Request => commit_reply(draft, reply, message),
-            Kind::Confirm => {
-                draft.restart(&Header::new(Kind::Ack, header.correlation));
-                draft.commit();
-            }
-            _ => drop(draft),
+        if header.kind == Kind::Request {
+            commit_reply(draft, reply, message);
+        } else {
+            draft.restart(&answer);
+            draft.commit();
         }
         Dispatch::Handled(index)
     }
@@ -238,16 +229,7 @@ impl Registry {
             unreachable!("was just matched")
         };
         if !lent.may_spawn {
-            let text = "limits.spawned_max tasks run on this shard already".to_owned();
-            return refuse(
-                &header,
-                outbox,
-                None,
-                &Failure {
-                    reason: Reason::Overloaded,
-                    text,
-                },
-            );
+            return refuse(&header, outbox, None, &Objection::TooManyTasks.into());
         }
         let cx = TaskContext {
             shard: lent.shard.clone(),
@@ -327,6 +309,45 @@ impl Failure {
     }
 }
 
+impl From<Objection> for Failure {
+    #[cold]
+    fn from(objection: Objection) -> Self {
+        let (reason, text) = match objection {
+            Objection::Codec(number) => {
+                let text = format!("codec {number} is unknown here");
+                return Self {
+                    reason: Reason::Unsupported,
+                    text,
+                };
+            }
+            Objection::UnknownHandler(key) => {
+                let text = format!("no handler has the key {key}");
+                return Self {
+                    reason: Reason::UnknownHandler,
+                    text,
+                };
+            }
+            Objection::Compressed => (Reason::Unsupported, "compressed payloads are not supported"),
+            Objection::NoDeadline => (
+                Reason::Malformed,
+                "a request or confirmed message takes a deadline",
+            ),
+            Objection::TooLate => (
+                Reason::DeadlineExceeded,
+                "the deadline passed before the handler began",
+            ),
+            Objection::TooManyTasks => (
+                Reason::Overloaded,
+                "limits.spawned_max tasks run on this shard already",
+            ),
+        };
+        Self {
+            reason,
+            text: text.to_owned(),
+        }
+    }
+}
+
 impl From<HandlerError> for Failure {
     fn from(error: HandlerError) -> Self {
         Self {
@@ -347,6 +368,18 @@ impl From<CodecError> for Failure {
             reason,
             text: error.to_string(),
         }
+    }
+}
+
+impl Reply {
+    /// A reply within the limit is one; `written` is how much stands in the write buffer.
+    #[inline]
+    fn check(self, written: usize, bytes_max: usize) -> Result<Self, Failure> {
+        let bytes = match self {
+            Reply::Written => written,
+            Reply::InPlace(bytes) => bytes,
+        };
+        check_reply(bytes, bytes_max).map(|()| self)
     }
 }
 
@@ -386,6 +419,7 @@ fn nack_header(header: &Header, reason: Reason) -> Header {
     }
 }
 
+#[cold]
 fn refuse(header: &Header, outbox: &mut Outbox, ran: Option<usize>, failure: &Failure) -> Dispatch {
     if header.kind != Kind::OneWay {
         let nack = nack_header(header, failure.reason);

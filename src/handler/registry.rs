@@ -57,6 +57,10 @@ pub struct Registry {
     by_key: FxHashMap<u64, usize>,
     pub(super) entries: Vec<(Arc<str>, Runner)>,
     pub(super) decoder: Decoder,
+    /// What handlers write for nobody.
+    pub(super) scratch: Vec<u8>,
+    /// The key that was looked up last, and its index: messages come in runs to one handler.
+    last: Option<(HandlerKey, usize)>,
 }
 
 impl Registry {
@@ -109,6 +113,8 @@ impl Registry {
                 .map(|handler| (handler.name.clone(), (handler.make)(shard)))
                 .collect(),
             decoder: Decoder::new(),
+            scratch: Vec::new(),
+            last: None,
         }
     }
 
@@ -117,8 +123,16 @@ impl Registry {
         self.entries.iter().map(|(name, _)| &**name)
     }
 
-    pub(super) fn index_of(&self, key: HandlerKey) -> Option<usize> {
-        self.by_key.get(&key.get()).copied()
+    #[inline]
+    pub(super) fn index_of(&mut self, key: HandlerKey) -> Option<usize> {
+        match self.last {
+            Some((last, index)) if last == key => Some(index),
+            _ => {
+                let index = self.by_key.get(&key.get()).copied()?;
+                self.last = Some((key, index));
+                Some(index)
+            }
+        }
     }
 }
 

@@ -169,12 +169,13 @@ impl Core {
         }
     }
 
+    #[inline]
     fn record_inline(&mut self, handler: usize, began: Instant, kind: Kind) {
         // The end of one run is the beginning of the next.
         let ended = self.clock.now();
         self.read_at = Some(ended);
         let ran_ns = nanos(ended.saturating_duration_since(began));
-        let budget_ns = nanos(self.options.inline_budget);
+        let budget_ns = self.inline_budget_ns;
         if self.recorder.record_inline_run(handler, ran_ns, budget_ns) {
             self.log_overrun(handler, ran_ns);
         }

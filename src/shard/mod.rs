@@ -98,6 +98,8 @@ struct Core {
     clock: Clock,
     registry: Registry,
     recorder: Recorder,
+    /// `options.inline_budget`.
+    inline_budget_ns: u64,
     /// Longest inline run that was logged, by handler.
     logged_ns: Vec<u64>,
     /// The time, as far as this poll has read the clock: when its first message was read, then when
@@ -180,6 +182,7 @@ impl<E: Engine> Shard<E> {
             timers: Rc::new(Timers::new(clock.clone())),
             clock,
             registry,
+            inline_budget_ns: turn::nanos(options.inline_budget),
             logged_ns: vec![0; names.len()],
             recorder: Recorder::new(names),
             read_at: None,

@@ -160,6 +160,9 @@ impl Core {
     }
 }
 
+/// Saturates after 584 years.
+#[inline]
 pub(super) fn nanos(duration: std::time::Duration) -> u64 {
-    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+    let seconds_ns = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds_ns.saturating_add(u64::from(duration.subsec_nanos()))
 }

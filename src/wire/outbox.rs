@@ -150,11 +150,6 @@ impl Outbox {
         Ok(self.draft_beyond_bounds(header))
     }
 
-    /// A draft that is never to be committed, for a reply that nobody waits for: it needs no room.
-    pub fn scratch(&mut self) -> Draft<'_> {
-        self.draft_beyond_bounds(&Header::new(Kind::Response, 0))
-    }
-
     fn draft_beyond_bounds(&mut self, header: &Header) -> Draft<'_> {
         self.compact();
         let begin = self.buffer.len();

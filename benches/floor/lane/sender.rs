@@ -55,17 +55,12 @@ impl Request for InBytes {
     type Answer = RawReply;
 
     fn send(&self, from: &Sender) -> Result<LocalCall<Self::Answer>, SendError> {
-        let handler = if from.payload.len() > SMALL {
-            "large"
-        } else {
-            "echo"
+        let client = from.cx.client();
+        let message = match from.payload.len() > SMALL {
+            true => client.message("large").raw(from.payload.clone()),
+            false => client.message("echo").raw_copy(&from.payload),
         };
-        let message = from.cx.client().message(handler);
-        message
-            .raw(from.payload.clone())
-            .to(&from.peer)
-            .request()
-            .send()
+        message.to(&from.peer).request().send()
     }
 
     fn is_echo(&self, from: &Sender, reply: &Bytes) -> bool {
@@ -174,14 +169,14 @@ impl Sender {
             }
             sent += 64;
         }
-        let last = self.cx.client().message("count").raw(self.payload.clone());
+        let last = self.cx.client().message("count").raw_copy(&self.payload);
         last.to(&self.peer).confirm().await.map_err(text)?;
         Ok(sent + 1)
     }
 
     async fn one_way(&self) -> Result<(), String> {
         loop {
-            let message = self.cx.client().message("count").raw(self.payload.clone());
+            let message = self.cx.client().message("count").raw_copy(&self.payload);
             match message.to(&self.peer).one_way() {
                 Ok(()) => return Ok(()),
                 Err(error) if error.why == NotSent::Full => yield_now().await,

@@ -80,7 +80,7 @@ impl Router {
         options: &EngineOptions,
         now: Instant,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         let mut count = 0;
         while count < messages_max {
@@ -148,7 +148,7 @@ impl Router {
         &mut self,
         links: &mut Slots<Link>,
         connection: ConnectionId,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) {
         if let Some(Link::Accepted(mut peer)) = links.remove(connection) {
             self.by_routing_id.remove(&peer.routing_id);
@@ -166,7 +166,7 @@ impl Router {
         routing_id: &[u8],
         options: &EngineOptions,
         now: Instant,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> ConnectionId {
         if let Some(&connection) = self.by_routing_id.get(routing_id) {
             return connection;
@@ -185,7 +185,7 @@ impl Router {
         connection
     }
 
-    fn forget_the_silent(&mut self, links: &mut Slots<Link>, sink: &mut dyn FnMut(Event<'_>)) {
+    fn forget_the_silent(&mut self, links: &mut Slots<Link>, sink: &mut impl FnMut(Event<'_>)) {
         let mut silent: Vec<(Instant, ConnectionId)> = links
             .iter()
             .filter_map(|(id, link)| match link {

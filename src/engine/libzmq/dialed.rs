@@ -102,7 +102,7 @@ impl Dealer {
         connection: ConnectionId,
         frames: &mut FrameSlots,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         let mut count = 0;
         loop {
@@ -143,7 +143,7 @@ impl Dealer {
         connection: ConnectionId,
         frames: &mut FrameSlots,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         let mut count = 0;
         while count < messages_max {

@@ -151,7 +151,7 @@ impl Libzmq {
         events.is_some_and(|events| events.contains(zmq::POLLIN))
     }
 
-    fn tell_of_the_gone(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+    fn tell_of_the_gone(&mut self, sink: &mut impl FnMut(Event<'_>)) -> usize {
         let count = self.gone.len();
         if let Some(router) = &mut self.router {
             for connection in self.gone.drain(..) {
@@ -166,7 +166,7 @@ impl Libzmq {
         token: Token,
         now: Instant,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         match token {
             Token::Router => match &mut self.router {
@@ -265,7 +265,7 @@ impl Engine for Libzmq {
         &mut self,
         now: Instant,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         self.collect_ready();
         let mut count = self.tell_of_the_gone(sink);

@@ -217,7 +217,7 @@ impl Engine for Native {
         &mut self,
         now: Instant,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         self.now = now;
         let mut work = self.tell_of_the_gone(sink);

@@ -62,7 +62,7 @@ impl Link {
         now: Instant,
         messages_max: usize,
         io: &mut Io,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> Result<Harvest, Lost> {
         let mut harvest = Harvest::default();
         if self.read_at < self.read.len() && self.is_up() {
@@ -99,7 +99,7 @@ impl Link {
         id: ConnectionId,
         messages_max: usize,
         io: &mut Io,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> Result<usize, Lost> {
         let mut count = 0;
         while count < messages_max && self.read_at < self.read.len() {
@@ -155,7 +155,7 @@ impl Link {
         unit: Unit,
         id: ConnectionId,
         io: &mut Io,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> Result<Option<usize>, Lost> {
         let at = self.read_at;
         match unit {
@@ -195,7 +195,7 @@ impl Link {
         unit: Unit,
         reason: Reason,
         id: ConnectionId,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> Result<usize, Lost> {
         let Unit::TooLarge { header, end, .. } = unit else {
             return Ok(0);
@@ -215,7 +215,7 @@ impl Link {
         &mut self,
         id: ConnectionId,
         io: &mut Io,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> Result<usize, Lost> {
         let Phase::Greeting { handshake, .. } = &mut self.phase else {
             return Ok(0);

@@ -53,6 +53,11 @@ impl Address {
         }
     }
 
+    /// Whether whatever connects here, or is connected to, is on this host for sure.
+    fn is_within_host(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.ip().to_canonical().is_loopback())
+    }
+
     pub(super) fn is_tcp(&self) -> bool {
         matches!(self, Self::Tcp(_))
     }
@@ -72,6 +77,10 @@ pub(super) fn listen_at(address: &Address) -> Result<OwnedFd, Errno> {
         }
         Address::Unix(address) => bind(&socket, address)?,
     }
+    if address.is_within_host() {
+        // Accepted sockets begin with it.
+        unpace(&socket);
+    }
     listen(&socket, BACKLOG)?;
     Ok(socket)
 }
@@ -79,6 +88,9 @@ pub(super) fn listen_at(address: &Address) -> Result<OwnedFd, Errno> {
 /// A socket that is connecting, or has connected.
 pub(super) fn connect_to(address: &Address) -> Result<OwnedFd, Errno> {
     let socket = new(address)?;
+    if address.is_within_host() {
+        unpace(&socket);
+    }
     let connected = match address {
         Address::Tcp(address) => connect(&socket, address),
         Address::Unix(address) => connect(&socket, address),
@@ -96,9 +108,15 @@ pub(super) fn tune(socket: &OwnedFd) {
     let _ = sockopt::set_tcp_nodelay(socket, true);
     // For hosts that vanish and whose ZMTP has no heartbeats.
     let _ = sockopt::set_socket_keepalive(socket, true);
-    if is_within_host(socket)
-        && sockopt::tcp_congestion(socket).is_ok_and(|it| it == PACING_CONGESTION_CONTROL)
-    {
+    if is_within_host(socket) {
+        unpace(socket);
+    }
+}
+
+/// Leaves a congestion control that paces. Before a socket is connected, if it can be: one that
+/// was paced keeps its pacing.
+fn unpace(socket: &OwnedFd) {
+    if sockopt::tcp_congestion(socket).is_ok_and(|it| it == PACING_CONGESTION_CONTROL) {
         let _ = LOCAL_CONGESTION_CONTROL
             .iter()
             .any(|name| sockopt::set_tcp_congestion(socket, name).is_ok());

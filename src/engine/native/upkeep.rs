@@ -31,7 +31,7 @@ impl Native {
         id: ConnectionId,
         now: Instant,
         messages_max: usize,
-        sink: &mut dyn FnMut(Event<'_>),
+        sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         let Some(link) = self.links.get_mut(id) else {
             return 0;
@@ -353,7 +353,7 @@ impl Native {
         }
     }
 
-    pub(super) fn fire_timers(&mut self, now: Instant, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+    pub(super) fn fire_timers(&mut self, now: Instant, sink: &mut impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         while let Some(&Reverse((at, id))) = self.timers.peek()
             && at <= now
@@ -395,7 +395,7 @@ impl Native {
 
 /// Connections that end.
 impl Native {
-    pub(super) fn tell_of_the_gone(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+    pub(super) fn tell_of_the_gone(&mut self, sink: &mut impl FnMut(Event<'_>)) -> usize {
         let count = self.gone.len();
         while let Some((id, why)) = self.gone.pop() {
             self.lose(id, why, sink);
@@ -404,7 +404,7 @@ impl Native {
     }
 
     /// A connection has ended: tells of it, and dials again if it was dialed.
-    pub(super) fn lose(&mut self, id: ConnectionId, why: Lost, sink: &mut dyn FnMut(Event<'_>)) {
+    pub(super) fn lose(&mut self, id: ConnectionId, why: Lost, sink: &mut impl FnMut(Event<'_>)) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };

@@ -113,7 +113,13 @@ pub struct PayloadWriter<'a> {
     begin: usize,
 }
 
-impl PayloadWriter<'_> {
+impl<'a> PayloadWriter<'a> {
+    /// One that writes at the end of any buffer.
+    pub fn new(buffer: &'a mut Vec<u8>) -> Self {
+        let begin = buffer.len();
+        Self { buffer, begin }
+    }
+
     /// Appends bytes.
     #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
