@@ -33,6 +33,21 @@ impl Answers {
         (slot, LocalAnswer { answers, slot })
     }
 
+    /// Calls that are not yet told of their outcome.
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// How many wakers it holds of which this is true.
+    pub(super) fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> usize {
+        let slots = self.0.borrow();
+        let wakers = slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Awaited(waker) => waker.as_ref(),
+            Slot::Forgotten | Slot::Here(_) => None,
+        });
+        wakers.filter(|waker| is_counted(waker)).count()
+    }
+
     /// The outcome has come.
     pub(super) fn give(&self, slot: usize, outcome: Outcome) {
         let mut slots = self.0.borrow_mut();

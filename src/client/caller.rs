@@ -1,7 +1,7 @@
 //! The calling side of a shard, without I/O: what waits for a connection, what waits for an answer,
 //! and how each message ends.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use quanta::Instant;
@@ -23,6 +23,9 @@ use crate::{
 
 /// Replies to a shard's own tasks share buffers of this size, until they are dropped.
 const REPLIES_BYTES: usize = 16 << 10;
+
+/// Answers that are looked at, one by one, before a shard parks.
+const COUNTED_MAX: usize = 64;
 
 /// Every message that this shard was given to send, until its end.
 ///
@@ -100,6 +103,12 @@ impl Caller {
     /// Calls whose answers are outstanding.
     pub fn outstanding(&self) -> usize {
         self.calls.len()
+    }
+
+    /// How many wakers of this shard's own tasks it holds of which this is true; `None` if there are
+    /// too many to look at.
+    pub fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> Option<usize> {
+        (self.answers.len() <= COUNTED_MAX).then(|| self.answers.count_wakers(is_counted))
     }
 
     /// Whether nothing is on its way and nothing is outstanding.

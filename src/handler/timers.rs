@@ -23,8 +23,9 @@ pub struct Timers {
     due: RefCell<BinaryHeap<Reverse<Due>>>,
 }
 
+/// A sleep's end, and whom it wakes: kept in one place, which the sleep may change.
 #[derive(Debug)]
-struct Due(Instant, Waker);
+struct Due(Instant, Rc<RefCell<Waker>>);
 
 impl Timers {
     /// No timers yet; sleeps begin by this clock.
@@ -51,11 +52,19 @@ impl Timers {
         while self.next_due().is_some_and(|due| due <= now) {
             let timer = self.due.borrow_mut().pop();
             if let Some(Reverse(Due(_, waker))) = timer {
-                waker.wake();
+                waker.borrow().wake_by_ref();
                 count += 1;
             }
         }
         count
+    }
+
+    /// How many wakers it holds of which this is true.
+    pub fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> usize {
+        let due = self.due.borrow();
+        due.iter()
+            .filter(|Reverse(Due(_, waker))| is_counted(&waker.borrow()))
+            .count()
     }
 
     /// When `fire` must be called next.
@@ -73,7 +82,7 @@ pub struct Sleep {
     /// `None`: never.
     due: Option<Instant>,
     /// Whom the timer wakes.
-    registered: Option<Waker>,
+    registered: Option<Rc<RefCell<Waker>>>,
 }
 
 impl Future for Sleep {
@@ -86,13 +95,15 @@ impl Future for Sleep {
         if self.timers.clock.now() >= due {
             return Poll::Ready(());
         }
-        // Again for a future that has moved to another task.
-        let is_registered = |waker: &Waker| waker.will_wake(cx.waker());
-        if !self.registered.as_ref().is_some_and(is_registered) {
-            let waker = cx.waker().clone();
-            let timer = Reverse(Due(due, waker.clone()));
-            self.timers.due.borrow_mut().push(timer);
-            self.registered = Some(waker);
+        match &self.registered {
+            // It may have moved to another task.
+            Some(waker) => waker.borrow_mut().clone_from(cx.waker()),
+            None => {
+                let waker = Rc::new(RefCell::new(cx.waker().clone()));
+                let timer = Reverse(Due(due, waker.clone()));
+                self.timers.due.borrow_mut().push(timer);
+                self.registered = Some(waker);
+            }
         }
         Poll::Pending
     }

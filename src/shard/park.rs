@@ -9,15 +9,20 @@
 use std::{
     future::{Future, poll_fn},
     hint,
-    os::fd::{FromRawFd, IntoRawFd},
+    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
     pin::{Pin, pin},
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
 use futures_lite::{AsyncRead, future::yield_now};
 use glommio::{net::TcpStream, timer::Timer};
 use quanta::Instant;
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    time::Timespec,
+};
 
 use super::{Shard, Spawner};
 use crate::{config::Idle, engine::Engine, error::StartError};
@@ -93,6 +98,7 @@ pub fn spawner() -> Spawner {
 pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
     let clock = shard.core.clock.clone();
     let mut parking = Parking { readiness: None };
+    let bell = Bell::new();
     let mut idle_since = None;
     let mut executor_ran_at = clock.now();
     loop {
@@ -119,7 +125,13 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
             Step::Yield => std::thread::yield_now(),
             Step::Park => {
                 let until = shard.next_wake(now);
-                parking.park(&mut shard, now, until).await;
+                match &bell {
+                    Some(bell) if shard.waits_for_nothing_else() => {
+                        bell.park(&mut shard, now, until);
+                        executor_ran_at = clock.now();
+                    }
+                    _ => parking.park(&mut shard, now, until).await,
+                }
             }
         }
     }
@@ -139,6 +151,66 @@ fn step(idle: Idle, idle_for: Duration) -> Step {
         Idle::Adaptive { spin, .. } if idle_for < spin => Step::Spin,
         Idle::Adaptive { spin, yielding } if idle_for < spin + yielding => Step::Yield,
         Idle::Adaptive { .. } => Step::Park,
+    }
+}
+
+/// Parking without the executor: one `poll` of the engine's descriptor and of our own, which the
+/// doorbell writes to. Half the CPU of going through glommio's rings, and 15 µs sooner awake; but
+/// the executor stands still meanwhile, so only while it has nothing to do.
+struct Bell {
+    rung: Arc<Rung>,
+    waker: Waker,
+}
+
+struct Rung(OwnedFd);
+
+impl Bell {
+    /// `None`: out of descriptors. Then the executor parks.
+    fn new() -> Option<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let rung = Arc::new(Rung(eventfd(0, flags).ok()?));
+        let waker = rung.clone().into();
+        Some(Self { rung, waker })
+    }
+
+    /// Sleeps until something arrives, a writer rings or the time comes.
+    fn park<E: Engine>(&self, shard: &mut Shard<E>, now: Instant, until: Option<Instant>) {
+        shard.core.doorbell.prepare_to_park(&self.waker);
+        if shard.may_park() {
+            let remaining = until.map(|until| until.saturating_duration_since(now));
+            // A time that no timespec holds is none.
+            let remaining = remaining.and_then(|it| Timespec::try_from(it).ok());
+            let rung = PollFd::new(&self.rung.0, PollFlags::IN);
+            let engine = shard.engine.descriptor();
+            let engine = engine.map(|engine| PollFd::from_borrowed_fd(engine, PollFlags::IN));
+            let mut awaited = [rung.clone(), engine.unwrap_or(rung)];
+            // EINTR and the like: the next turn looks again.
+            let _ = poll(&mut awaited, remaining.as_ref());
+            if !awaited[0].revents().is_empty() {
+                let _ = rustix::io::read(&self.rung.0, &mut [0; 8]);
+            }
+        }
+        shard.core.doorbell.leave();
+    }
+}
+
+impl Wake for Rung {
+    fn wake(self: Arc<Self>) {
+        // The counter cannot overflow before the shard reads it.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    /// Whether only the engine, the doorbell and timers of its own can bring this shard work: its
+    /// tasks, if it has any, wait for answers or sleep by its clock.
+    fn waits_for_nothing_else(&self) -> bool {
+        let core = &self.core;
+        core.tasks.live() == 0
+            || core.tasks.wait_only_for(|is_given| {
+                let calls = core.side.caller.borrow().count_wakers(is_given)?;
+                Some(calls + core.timers.count_wakers(is_given))
+            })
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures_lite::FutureExt;
 use quanta::Instant;
+use slab::Slab;
 
 use super::command::LocalFuture;
 use crate::{
@@ -38,7 +39,12 @@ pub(super) struct Tasks {
     /// Set by whatever wakes one of them: while it is not, the reactor need not let the executor
     /// run.
     is_any_ready: Arc<AtomicBool>,
+    /// The wakers that tasks were given.
+    wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>,
 }
+
+/// Tasks whose wakers are looked at, one by one, before a shard parks.
+const COUNTED_MAX: usize = 16;
 
 /// A spawned handler's end, to be answered in the reactor's next turn.
 pub(super) struct FinishedTask {
@@ -57,7 +63,7 @@ struct Finished {
 
 impl Tasks {
     pub(super) fn new(spawner: Spawner, handlers_max: usize) -> Self {
-        let (guests, finished, is_any_ready) = Default::default();
+        let (guests, finished, is_any_ready, wakers) = Default::default();
         Self {
             spawner,
             handlers: 0,
@@ -65,6 +71,7 @@ impl Tasks {
             guests,
             finished,
             is_any_ready,
+            wakers,
         }
     }
 
@@ -73,6 +80,27 @@ impl Tasks {
     pub(super) fn take_ready(&self) -> bool {
         // A store only where there is something to take: the line stays this core's.
         self.is_any_ready.load(Ordering::Acquire) && self.is_any_ready.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether no task waits for anything but what `count` finds: it is asked how many wakers it
+    /// holds of which something is true. Then only the reactor can wake them, and the executor has
+    /// nothing to do meanwhile. False if that would take long to find out.
+    pub(super) fn wait_only_for(
+        &self,
+        count: impl FnOnce(&dyn Fn(&Waker) -> bool) -> Option<usize>,
+    ) -> bool {
+        let wakers = self.wakers.borrow();
+        if wakers.len() != self.live() || wakers.len() > COUNTED_MAX {
+            return false;
+        }
+        let is_given = |waker: &Waker| {
+            let mut given = wakers.iter();
+            given.any(|(_, given)| std::ptr::eq(waker.data(), Arc::as_ptr(given).cast()))
+        };
+        // One stands in the table, one in the task's own context: the others are waited with.
+        let waited_with = wakers.iter().map(|(_, given)| Arc::strong_count(given) - 2);
+        let waited_with: usize = waited_with.sum();
+        count(&is_given) == Some(waited_with)
     }
 
     /// Whether another handler may be spawned.
@@ -116,8 +144,9 @@ impl Tasks {
         self.is_any_ready.store(true, Ordering::Release);
         (self.spawner)(Box::pin(Watched {
             future: Box::pin(future),
-            wakers: None,
+            own: None,
             is_any_ready: self.is_any_ready.clone(),
+            wakers: self.wakers.clone(),
         }));
     }
 
@@ -172,9 +201,17 @@ impl Finished {
 /// A task whose wake-ups the reactor sees.
 struct Watched<F> {
     future: Pin<Box<F>>,
-    /// The executor's waker, and the one that the task is given in its place.
-    wakers: Option<(Waker, Waker)>,
+    own: Option<Own>,
     is_any_ready: Arc<AtomicBool>,
+    wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>,
+}
+
+/// What a task wakes, and is given to be woken by.
+struct Own {
+    executor: Waker,
+    given: Waker,
+    /// Its place among all that were given.
+    slot: usize,
 }
 
 struct SeenWaker {
@@ -182,26 +219,50 @@ struct SeenWaker {
     is_any_ready: Arc<AtomicBool>,
 }
 
+impl<F> Watched<F> {
+    fn give_waker(&mut self, executor: &Waker) {
+        let is_new = self
+            .own
+            .as_ref()
+            .is_none_or(|own| !own.executor.will_wake(executor));
+        if is_new {
+            // Once in its life: an executor's task has one waker.
+            self.take_waker_back();
+            let given = Arc::new(SeenWaker {
+                executor: executor.clone(),
+                is_any_ready: self.is_any_ready.clone(),
+            });
+            let slot = self.wakers.borrow_mut().insert(given.clone());
+            let (executor, given) = (executor.clone(), given.into());
+            self.own = Some(Own {
+                executor,
+                given,
+                slot,
+            });
+        }
+    }
+
+    fn take_waker_back(&mut self) {
+        if let Some(own) = self.own.take() {
+            self.wakers.borrow_mut().remove(own.slot);
+        }
+    }
+}
+
 impl<F: Future<Output = ()>> Future for Watched<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let wakers = match &mut this.wakers {
-            Some(wakers) if wakers.0.will_wake(cx.waker()) => wakers,
-            // Once in its life: an executor's task has one waker.
-            wakers => wakers.insert((
-                cx.waker().clone(),
-                Arc::new(SeenWaker {
-                    executor: cx.waker().clone(),
-                    is_any_ready: this.is_any_ready.clone(),
-                })
-                .into(),
-            )),
-        };
-        this.future
-            .as_mut()
-            .poll(&mut Context::from_waker(&wakers.1))
+        self.give_waker(cx.waker());
+        let Self { future, own, .. } = &mut *self;
+        let given = own.as_ref().map_or(cx.waker(), |own| &own.given);
+        future.as_mut().poll(&mut Context::from_waker(given))
+    }
+}
+
+impl<F> Drop for Watched<F> {
+    fn drop(&mut self) {
+        self.take_waker_back();
     }
 }
 

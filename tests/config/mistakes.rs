@@ -149,15 +149,15 @@ fn each_mistake_has_its_own_error() {
             "no engine \"zmtp\": this build knows native, libzmq",
         ),
         (
-            "[engine.libzmq]\nhwm = 0",
+            "[engine]\nname = \"libzmq\"\n[engine.libzmq]\nhwm = 0",
             "engine.libzmq.hwm",
-            2,
+            4,
             "remove the line to use 1000",
         ),
         (
-            "[engine.libzmq]\nio_threads = 65",
+            "[engine]\nname = \"libzmq\"\n[engine.libzmq]\nio_threads = 65",
             "engine.libzmq.io_threads",
-            2,
+            4,
             "must be at most 64",
         ),
         (

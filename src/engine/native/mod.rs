@@ -83,6 +83,8 @@ pub struct Native {
     mailbox: Arc<Mailbox>,
     random: fastrand::Rng,
     turns_since_look: u32,
+    /// It may have parked since the last look.
+    has_parked: bool,
     /// The last look found something that is not hot.
     others_active: bool,
     /// What the last look found; kept for its memory.
@@ -149,6 +151,7 @@ impl Native {
             mailbox,
             random: fastrand::Rng::new(),
             turns_since_look: 0,
+            has_parked: false,
             others_active: false,
             found: Vec::new(),
             began: now,
@@ -229,7 +232,7 @@ impl Engine for Native {
                 work += self.harvest(id, now, messages_max - work, sink);
             }
         }
-        if self.is_look_due() {
+        if self.is_look_due(work) {
             self.look_at_poller();
         }
         // Each once, from the front; one with more to give goes to the back.
@@ -287,9 +290,9 @@ impl Engine for Native {
             }
         }
         self.await_blocked();
-        self.look_at_poller();
-        // What woke us is to be looked for in the first turn after.
-        self.turns_since_look = TURNS_PER_LOOK;
-        self.ready.is_empty() && !self.is_dirty()
+        self.watch_listeners();
+        self.has_parked = true;
+        // What is ready in the poller now makes its descriptor readable: no need to look.
+        !self.is_dirty()
     }
 }

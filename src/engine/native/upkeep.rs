@@ -162,15 +162,22 @@ impl Native {
 
 /// The poller.
 impl Native {
+    /// Whether to look at those that are not hot: each turn if there are hot ones no more, or others
+    /// were active; else now and then. What woke a parked shard is looked for once the hot ones
+    /// turn out to have brought no `work`.
     #[inline]
-    pub(super) fn is_look_due(&mut self) -> bool {
+    pub(super) fn is_look_due(&mut self, work: usize) -> bool {
         self.turns_since_look += 1;
-        self.hot.is_empty() || self.others_active || self.turns_since_look >= TURNS_PER_LOOK
+        self.hot.is_empty()
+            || self.others_active
+            || self.turns_since_look >= TURNS_PER_LOOK
+            || (self.has_parked && work == 0)
     }
 
     pub(super) fn look_at_poller(&mut self) {
         self.turns_since_look = 0;
         self.others_active = false;
+        self.has_parked = false;
         self.watch_listeners();
         let mut found = std::mem::take(&mut self.found);
         self.io.stats.looks += 1;
@@ -216,7 +223,7 @@ impl Native {
         }
     }
 
-    fn watch_listeners(&mut self) {
+    pub(super) fn watch_listeners(&mut self) {
         let has_room = self.io.greeting < self.io.options.unauthenticated_max;
         for listener in &mut self.listeners {
             listener.watch(&self.io.poller, self.now, has_room);
