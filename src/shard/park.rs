@@ -115,7 +115,9 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
                 yield_now().await;
             }
         }
-        if turn.worked {
+        // A shard that parks at once does so after work, too: whatever is there by then ends the
+        // parking as it begins, and looking for it first would cost as much as parking.
+        if turn.worked && idle != Idle::Park {
             idle_since = None;
             continue;
         }

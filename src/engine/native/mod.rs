@@ -232,7 +232,7 @@ impl Engine for Native {
                 work += self.harvest(id, now, messages_max - work, sink);
             }
         }
-        if self.is_look_due(work) {
+        if self.is_look_due(work > 0) {
             self.look_at_poller();
         }
         // Each once, from the front; one with more to give goes to the back.

@@ -162,16 +162,17 @@ impl Native {
 
 /// The poller.
 impl Native {
-    /// Whether to look at those that are not hot: each turn if there are hot ones no more, or others
-    /// were active; else now and then. What woke a parked shard is looked for once the hot ones
-    /// turn out to have brought no `work`.
+    /// Whether to look at those that are not hot: each turn if there are no hot ones, or others were
+    /// active; else now and then. What woke a parked shard is looked for only if the hot ones turn
+    /// out not to have been it.
     #[inline]
-    pub(super) fn is_look_due(&mut self, work: usize) -> bool {
+    pub(super) fn is_look_due(&mut self, hot_worked: bool) -> bool {
         self.turns_since_look += 1;
+        self.has_parked &= !hot_worked;
         self.hot.is_empty()
             || self.others_active
+            || self.has_parked
             || self.turns_since_look >= TURNS_PER_LOOK
-            || (self.has_parked && work == 0)
     }
 
     pub(super) fn look_at_poller(&mut self) {
