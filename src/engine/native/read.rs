@@ -265,7 +265,11 @@ impl Link {
     #[inline]
     fn make_room(&mut self, io: &mut Io) {
         if self.read.capacity() == 0 {
-            let wanted = self.need.max(self.expect);
+            let mut wanted = self.need;
+            // To expect is no leave to hold.
+            if self.expect > wanted && io.buffers.has_room(self.expect) {
+                wanted = self.expect;
+            }
             self.read = io.buffers.take(wanted);
         } else {
             self.make_room_behind(io);
@@ -279,12 +283,13 @@ impl Link {
             self.read_at = 0;
         }
         let held = self.read.len();
-        let wanted = self.need.max(held + ROOM_BYTES_MIN);
+        // Whoever sends the end of a large message in crumbs must not have us copy it for each.
+        let wanted = match self.need > held {
+            true => self.need,
+            false => held + ROOM_BYTES_MIN,
+        };
         if wanted > self.read.capacity() {
-            let mut larger = io.buffers.take(self.need.max(held + 1));
-            if larger.capacity() <= held {
-                larger.reserve_exact(held + ROOM_BYTES_MIN);
-            }
+            let mut larger = io.buffers.take(wanted);
             larger.extend_from_slice(&self.read);
             io.buffers
                 .give_back(std::mem::replace(&mut self.read, larger));
@@ -295,7 +300,10 @@ impl Link {
     /// that.
     pub(super) fn rest(&mut self, io: &mut Io) {
         let held = self.read.len() - self.read_at;
-        if self.read.capacity() == READ_BYTES && held <= SHRUNK_BYTES_MAX {
+        let capacity = self.read.capacity();
+        // A larger one is kept only for the message that needs it.
+        let is_kept = capacity > READ_BYTES && self.need > READ_BYTES;
+        if capacity >= READ_BYTES && !is_kept && held <= SHRUNK_BYTES_MAX {
             self.read.drain(..self.read_at);
             self.read_at = 0;
             io.buffers.shrink(&mut self.read);

@@ -64,7 +64,7 @@ impl Native {
     fn note_active(&mut self, id: ConnectionId) {
         let (streak, let_go) = self.hot.enter(id);
         if let Some(cold) = let_go {
-            self.watch(cold);
+            self.let_rest(cold);
         }
         if streak == UNWATCHED_STREAK
             && let Some(link) = self.links.get_mut(id)
@@ -73,12 +73,17 @@ impl Native {
         } else if streak == 0 {
             // Newly hot, or one of many: it may be paused, up since just now, or in the middle of
             // something.
-            self.watch(id);
-            if let Some(link) = self.links.get_mut(id)
-                && !link.is_ready
-            {
-                link.rest(&mut self.io);
-            }
+            self.let_rest(id);
+        }
+    }
+
+    /// A connection is not asked directly: the poller watches it, and it holds no large buffer.
+    fn let_rest(&mut self, id: ConnectionId) {
+        self.watch(id);
+        if let Some(link) = self.links.get_mut(id)
+            && !link.is_ready
+        {
+            link.rest(&mut self.io);
         }
     }
 
