@@ -229,7 +229,9 @@ impl Link {
 
     /// Leaves the poller's set: from now on the socket is asked directly.
     pub(super) fn unwatch(&mut self, io: &Io) {
-        if let (Some(socket), Some(_)) = (&self.socket, self.watched)
+        // The poller alone knows when a socket that took no more does again.
+        if self.write != Write::Awaited
+            && let (Some(socket), Some(_)) = (&self.socket, self.watched)
             && io.poller.remove(socket).is_ok()
         {
             self.watched = None;
@@ -251,12 +253,15 @@ impl Link {
 
     fn check_heartbeat(&mut self, now: Instant, options: &EngineOptions) -> Result<Tick, Lost> {
         let mut next = now + options.heartbeat_interval;
-        if let Some(since) = self.full_since {
-            let cut_at = since + options.slow_consumer;
+        if self.outbox.is_full() {
+            let cut_at = *self.full_since.get_or_insert(now) + options.slow_consumer;
             if cut_at <= now {
                 return Err(Lost::SlowConsumer);
             }
             next = next.min(cut_at);
+        } else if self.write == Write::Awaited {
+            // Nothing is flushed until the socket takes more: only this sees the queue fill up.
+            next = next.min(now + options.slow_consumer);
         }
         if !self.has_heartbeats {
             return Ok(Tick::Again(next));

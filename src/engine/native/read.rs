@@ -66,9 +66,12 @@ impl Link {
     ) -> Result<Harvest, Lost> {
         let mut harvest = Harvest::default();
         if self.read_at < self.read.len() && self.is_up() {
+            let was_paused = self.is_paused;
             harvest.events = self.hand_on(id, messages_max, io, sink)?;
             if harvest.events >= messages_max || self.is_paused {
                 harvest.more = !self.is_paused;
+                // The poller is to learn of it, or it would tell for ever of what is not read.
+                harvest.heard = self.is_paused && !was_paused;
                 return Ok(harvest);
             }
         }

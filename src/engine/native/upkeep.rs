@@ -109,15 +109,16 @@ impl Native {
                 self.ready.push_back(id);
             }
         }
+        let is_watched = link.watched.is_some();
         if link.write == Write::Retried {
             if self.dirty.len() < RETRIED_MAX {
                 link.is_dirty = true;
                 self.dirty.push_back(id);
             } else {
-                link.write = Write::Awaited;
+                self.await_room(id);
             }
         }
-        if link.watched.is_some() {
+        if is_watched {
             self.watch(id);
         }
         if let Some(due) = due {
@@ -137,12 +138,21 @@ impl Native {
             };
             if link.write == Write::Retried {
                 link.is_dirty = false;
-                link.write = Write::Awaited;
-                self.watch(id);
+                self.await_room(id);
             } else {
                 self.dirty.push_back(id);
             }
         }
+    }
+
+    /// The poller tells when the socket takes more. Until then nothing flushes the connection, so
+    /// that a timer has to see whether its queue is full.
+    fn await_room(&mut self, id: ConnectionId) {
+        if let Some(link) = self.links.get_mut(id) {
+            link.write = Write::Awaited;
+        }
+        self.watch(id);
+        self.schedule(id, self.now + self.io.options.slow_consumer);
     }
 
     /// Whether something can be written now.
