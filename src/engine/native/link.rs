@@ -3,7 +3,10 @@
 use std::{os::fd::OwnedFd, time::Duration};
 
 use quanta::Instant;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 
 use super::{
     EngineOptions, Io,
@@ -246,7 +249,11 @@ impl Link {
             Phase::Connecting { until } | Phase::Greeting { until, .. } if until <= now => {
                 Err(Lost::HandshakeTime)
             }
-            Phase::Connecting { until } | Phase::Greeting { until, .. } => Ok(Tick::Again(until)),
+            Phase::Connecting { until } => Ok(Tick::Again(until)),
+            // It may be up by then, and its heartbeats due long before.
+            Phase::Greeting { until, .. } => {
+                Ok(Tick::Again(until.min(now + options.heartbeat_interval)))
+            }
             Phase::Up => self.check_heartbeat(now, options),
         }
     }
@@ -263,7 +270,9 @@ impl Link {
             // Nothing is flushed until the socket takes more: only this sees the queue fill up.
             next = next.min(now + options.slow_consumer);
         }
-        if !self.has_heartbeats {
+        // Who is not read cannot be heard.
+        if !self.has_heartbeats || self.is_paused {
+            self.pinged_at = None;
             return Ok(Tick::Again(next));
         }
         let ping_at = self.heard_at + options.heartbeat_interval;
@@ -295,6 +304,13 @@ impl Link {
         let rest = options.heartbeat_timeout - options.heartbeat_interval;
         let rest = rest.max(options.heartbeat_interval);
         self.peer_ttl.map_or(rest, |ttl| ttl.min(rest))
+    }
+
+    /// Whether something waits to be read.
+    pub(super) fn has_arrived(&self) -> bool {
+        let peek = |socket| recv(socket, &mut [0; 1], RecvFlags::PEEK);
+        let peeked = self.socket.as_ref().map(peek);
+        peeked.is_some_and(|it| it.is_ok_and(|(_, bytes)| bytes > 0))
     }
 
     /// Something has arrived.

@@ -7,7 +7,7 @@ use quanta::Instant;
 use rustix::net::sockopt::socket_error;
 
 use super::{
-    Native, RETRIED_MAX, TICKS_PER_INTERVAL, TURNS_PER_LOOK, UNWATCHED_STREAK,
+    Native, RETRIED_MAX, TICK_MAX, TICKS_PER_INTERVAL, TURNS_PER_LOOK, UNWATCHED_STREAK,
     dial::Dial,
     link::{Link, Phase, Tick, Write},
     listen::Accepted,
@@ -325,7 +325,9 @@ impl Native {
     fn begin(&mut self, id: ConnectionId) {
         self.watch(id);
         self.flush_one(id, self.now);
-        self.schedule(id, self.now + self.io.options.handshake);
+        let options = &self.io.options;
+        let first_look = options.handshake.min(options.heartbeat_interval);
+        self.schedule(id, self.now + first_look);
     }
 
     fn dial_again(&mut self, id: ConnectionId, why: &str) {
@@ -371,12 +373,19 @@ impl Native {
             link.timer_at = None;
             count += 1;
             match link.on_time(now, &self.io.options) {
-                Ok(Tick::Again(at)) => self.schedule(id, self.rounded(at)),
+                Ok(Tick::Again(at)) if link.is_up() => self.schedule(id, self.rounded(at)),
+                Ok(Tick::Again(at)) => self.schedule(id, at),
                 Ok(Tick::Write(at)) => {
                     self.flush_one(id, now);
                     self.schedule(id, self.rounded(at));
                 }
                 Ok(Tick::Dial) => self.dial(id),
+                // Not silent, but not heard: this turn did not come to read it.
+                Err(Lost::Silent) if link.has_arrived() => {
+                    link.heard(now);
+                    let at = now + self.io.options.heartbeat_interval;
+                    self.schedule(id, self.rounded(at));
+                }
                 Err(why) => self.lose(id, why, sink),
             }
         }
@@ -384,9 +393,10 @@ impl Native {
     }
 
     /// Later, so that many connections' timers fall together; by no more than a part of the
-    /// heartbeat's interval.
+    /// heartbeat's interval, and never by much: other limits are looked at then, too.
     fn rounded(&self, at: Instant) -> Instant {
         let tick = self.io.options.heartbeat_interval / TICKS_PER_INTERVAL;
+        let tick = tick.min(TICK_MAX);
         let tick_ns = tick.as_nanos().max(1) as u64;
         let since_ns = at.saturating_duration_since(self.began).as_nanos() as u64;
         let ticks = since_ns.div_ceil(tick_ns);
