@@ -223,7 +223,7 @@ impl Engine for Native {
         sink: &mut dyn FnMut(Event<'_>),
     ) -> usize {
         self.now = now;
-        let mut work = self.tell_of_the_gone(sink);
+        let mut work = self.tell_of_the_gone(messages_max, sink);
         for index in 0..self.hot.len() {
             // One that is let go leaves its place to another, which the next turn asks.
             if let Some(id) = self.hot.get(index)

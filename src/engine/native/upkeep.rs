@@ -95,7 +95,7 @@ impl Native {
         let messages = match link.flush(now, &mut self.io) {
             Ok(messages) => messages,
             Err(why) => {
-                self.gone.push((id, why));
+                self.part(id, why);
                 return 0;
             }
         };
@@ -213,7 +213,7 @@ impl Native {
             return;
         };
         if let Err(errno) = link.watch(Token::Link(id), &self.io) {
-            self.gone.push((id, Lost::Broken(errno.to_string())));
+            self.part(id, Lost::Broken(errno.to_string()));
         }
     }
 
@@ -406,9 +406,44 @@ impl Native {
 
 /// Connections that end.
 impl Native {
-    pub(super) fn tell_of_the_gone(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
-        let count = self.gone.len();
-        while let Some((id, why)) = self.gone.pop() {
+    /// A connection has ended while there was nobody to tell; the next poll does.
+    fn part(&mut self, id: ConnectionId, why: Lost) {
+        if !self.gone.iter().any(|&(gone, _)| gone == id) {
+            self.gone.push((id, why));
+        }
+    }
+
+    /// What a peer said before it went is heard first: answers that have arrived are answers,
+    /// though a write was what failed.
+    #[inline]
+    pub(super) fn tell_of_the_gone(
+        &mut self,
+        messages_max: usize,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> usize {
+        match self.gone.is_empty() {
+            true => 0,
+            false => self.hear_out_the_gone(messages_max, sink),
+        }
+    }
+
+    #[cold]
+    fn hear_out_the_gone(&mut self, messages_max: usize, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+        let mut count = 0;
+        while count < messages_max
+            && let Some((id, why)) = self.gone.pop()
+        {
+            if let Some(link) = self.links.get_mut(id)
+                && let room = messages_max - count
+                && let Ok(harvest) = link.harvest(id, self.now, room, &mut self.io, sink)
+            {
+                count += harvest.events;
+                if harvest.heard || harvest.more {
+                    self.gone.push((id, why));
+                    continue;
+                }
+            }
+            count += 1;
             self.lose(id, why, sink);
         }
         count
@@ -419,6 +454,7 @@ impl Native {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
+        self.gone.retain(|&(gone, _)| gone != id);
         // An ERROR command may wait, which tells the peer why.
         let _ = link.flush_last_words(&mut self.io);
         let reason = why.to_string();
