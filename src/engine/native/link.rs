@@ -153,6 +153,15 @@ impl Link {
         matches!(self.phase, Phase::Up)
     }
 
+    /// Whether it must take something before it is read again: its queue is full, or holds some of
+    /// the memory that the shard has no more of.
+    ///
+    /// A dialed connection's answers need no room, and keep the peer able to read.
+    #[inline]
+    pub(super) fn is_congested(&self, is_tight: bool) -> bool {
+        self.is_accepted() && (self.outbox.is_full() || (is_tight && !self.outbox.is_empty()))
+    }
+
     /// Begins the handshake on a socket that is connected.
     pub(super) fn greet(&mut self, socket: OwnedFd, now: Instant, options: &EngineOptions) {
         let role = match self.dial {
@@ -260,7 +269,7 @@ impl Link {
 
     fn check_heartbeat(&mut self, now: Instant, options: &EngineOptions) -> Result<Tick, Lost> {
         let mut next = now + options.heartbeat_interval;
-        if self.outbox.is_full() {
+        if self.is_paused || self.outbox.is_full() {
             let cut_at = *self.full_since.get_or_insert(now) + options.slow_consumer;
             if cut_at <= now {
                 return Err(Lost::SlowConsumer);

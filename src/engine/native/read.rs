@@ -105,9 +105,9 @@ impl Link {
         sink: &mut dyn FnMut(Event<'_>),
     ) -> Result<usize, Lost> {
         let mut count = 0;
+        let is_tight = !io.buffers.has_room(0);
         while count < messages_max && self.read_at < self.read.len() {
-            // A dialed connection's answers need no room, and keep the peer able to read.
-            if self.is_accepted() && self.outbox.is_full() {
+            if self.is_congested(is_tight) {
                 self.is_paused = true;
                 break;
             }
@@ -163,8 +163,9 @@ impl Link {
         let at = self.read_at;
         match unit {
             Unit::Need { bytes, header } => {
-                let is_large = bytes > READ_BYTES && bytes > self.read.capacity();
-                if is_large && header.is_some() && !io.buffers.has_room(bytes) {
+                let grows = bytes > READ_BYTES && bytes > self.read.capacity();
+                let has_room = io.buffers.has_room(if grows { bytes } else { 0 });
+                if bytes > SHRUNK_BYTES_MAX && header.is_some() && !has_room {
                     let unit = self.splitter.skip(&self.read[at..])?;
                     return self.decline(unit, Reason::Overloaded, id, sink).map(Some);
                 }

@@ -50,9 +50,14 @@ impl Native {
             link.is_ready = true;
             self.ready.push_back(id);
         }
-        if link.has_pending() && !link.is_dirty && link.write != Write::Awaited {
-            link.is_dirty = true;
-            self.dirty.push_back(id);
+        if link.has_pending() && !link.is_dirty {
+            if link.write == Write::Awaited {
+                // No flush comes to do it.
+                link.settle_outbox(&mut self.io.buffers);
+            } else {
+                link.is_dirty = true;
+                self.dirty.push_back(id);
+            }
         }
         self.note_active(id);
         harvest.events.max(1)
@@ -102,7 +107,7 @@ impl Native {
         let due = link
             .full_since
             .map(|since| since + self.io.options.slow_consumer);
-        if link.is_paused && !link.outbox.is_full() {
+        if link.is_paused && !link.is_congested(!self.io.buffers.has_room(0)) {
             link.is_paused = false;
             if !link.is_ready {
                 link.is_ready = true;
