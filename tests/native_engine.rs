@@ -11,6 +11,8 @@ mod large;
 mod limits;
 #[path = "native_engine/listening.rs"]
 mod listening;
+#[path = "native_engine/memory.rs"]
+mod memory;
 #[path = "native_engine/plain.rs"]
 mod plain;
 #[path = "native_engine/pressure.rs"]

@@ -3,7 +3,7 @@
 use corelane::{engine::EngineOptions, error::Lost, wire::Reason};
 
 use crate::{
-    plain::{COMMAND, MORE, Plain, Said, frame, greeting, head, header, message, ready},
+    plain::{COMMAND, MORE, Plain, frame, greeting, head, header, message, ready},
     world::{Seen, World, options, tcp},
 };
 
@@ -87,108 +87,6 @@ fn a_multipart_of_another_shape_is_malformed_and_the_connection_lives() {
         seen[1..],
         [Seen::Malformed(id, 1), Seen::Malformed(id, 3), good]
     );
-}
-
-/// Each says that a mebibyte comes, and sends it only later: what they all ask for together is
-/// held against the bound before it is there.
-#[test]
-fn beyond_the_bound_of_a_shard_messages_are_declined_and_connections_live() {
-    const MIB: usize = 1 << 20;
-    let options = EngineOptions {
-        buffered_bytes_max: 5 * MIB,
-        ..options()
-    };
-    let (mut world, at) = World::serving(options, &tcp());
-    let mut plains: Vec<Plain> = (0..20).map(|_| Plain::dealer(&at)).collect();
-    world.until("they are up", |world| world.server().ups().len() == 20);
-    world.server().take();
-    for plain in &mut plains {
-        plain.queue(&message(7, &vec![7; MIB]));
-        plain.push(60);
-    }
-    world.turns(50);
-    for plain in &mut plains {
-        plain.push(1_000);
-    }
-    world.turns(50);
-    let seen = world.server().take();
-    let declined = |seen: &Seen| matches!(seen, Seen::Declined(_, 7, Reason::Overloaded));
-    assert!(seen.iter().all(declined), "{seen:?}");
-    assert!(seen.len() >= 15 && seen.len() < 20, "{}", seen.len());
-    // All of it is sent, and what has room is handed on; then there is room for all again.
-    for correlation in [7, 8] {
-        let expected = match correlation {
-            7 => 20 - seen.len(),
-            _ => 20,
-        };
-        let mut all = 0;
-        let mut answers = 0;
-        for plain in &mut plains {
-            if correlation == 8 {
-                plain.queue(&message(8, &vec![7; MIB]));
-            }
-            let before = all;
-            world.until("what was taken in comes", |world| {
-                let is_sent = plain.push(usize::MAX);
-                let said = plain.take_all();
-                answers += said
-                    .iter()
-                    .filter(|it| matches!(it, Said::Message(..)))
-                    .count();
-                all += world.server().messages().len();
-                assert!(!world.server().seen.iter().any(declined), "there is room");
-                world.server().take();
-                is_sent && (correlation == 7 || all > before)
-            });
-        }
-        world.until("the answers", |_| {
-            for plain in &mut plains {
-                let said = plain.take_all();
-                answers += said
-                    .iter()
-                    .filter(|it| matches!(it, Said::Message(..)))
-                    .count();
-            }
-            answers == expected
-        });
-    }
-    assert!(plains.iter_mut().all(|plain| !plain.read().is_closed));
-}
-
-/// One large message lets the next one be expected: that is no leave to hold memory.
-#[test]
-fn what_is_expected_is_within_the_bound_too() {
-    const MIB: usize = 1 << 20;
-    let options = EngineOptions {
-        // Those few that were active last may hold on to theirs.
-        buffered_bytes_max: 8 * MIB,
-        ..options()
-    };
-    let (mut world, at) = World::serving(options, &tcp());
-    world.server().answer = crate::world::Answer::Nothing;
-    let mut plains: Vec<Plain> = (0..20).map(|_| Plain::dealer(&at)).collect();
-    for plain in &mut plains {
-        plain.queue(&message(7, &vec![7; MIB]));
-        // The beginning of another one.
-        plain.queue(&[MORE]);
-        world.until("it is handed on", |world| {
-            let is_sent = plain.push(usize::MAX);
-            let is_there = !world.server().messages().is_empty();
-            (is_sent && is_there)
-                .then(|| world.server().take())
-                .is_some()
-        });
-    }
-    world.turns(100);
-    // There is room for one more.
-    let mut last = Plain::dealer(&at);
-    last.queue(&message(8, &vec![7; MIB]));
-    world.until("it is there", |world| {
-        last.push(usize::MAX);
-        world.server().seen.len() == 2
-    });
-    let seen = &world.server().seen;
-    assert!(matches!(seen[1], Seen::Message(_, 8, _)), "{:?}", &seen[1]);
 }
 
 #[test]

@@ -159,6 +159,11 @@ impl Plain {
         self.outgoing.extend(bytes);
     }
 
+    /// Bytes that wait to be pushed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.outgoing.len()
+    }
+
     /// Reads what is there.
     pub(crate) fn read(&mut self) -> &mut Self {
         let mut buffer = [0; 64 << 10];
