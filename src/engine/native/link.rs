@@ -3,7 +3,10 @@
 use std::{os::fd::OwnedFd, time::Duration};
 
 use quanta::Instant;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 
 use super::{
     EngineOptions, Io,
@@ -153,6 +156,15 @@ impl Link {
         matches!(self.phase, Phase::Up)
     }
 
+    /// Whether it must take something before it is read again: its queue is full, or holds some of
+    /// the memory that the shard has no more of.
+    ///
+    /// A dialed connection's answers need no room, and keep the peer able to read.
+    #[inline]
+    pub(super) fn is_congested(&self, is_tight: bool) -> bool {
+        self.is_accepted() && (self.outbox.is_full() || (is_tight && !self.outbox.is_empty()))
+    }
+
     /// Begins the handshake on a socket that is connected.
     pub(super) fn greet(&mut self, socket: OwnedFd, now: Instant, options: &EngineOptions) {
         let role = match self.dial {
@@ -232,7 +244,9 @@ impl Link {
 
     /// Leaves the poller's set: from now on the socket is asked directly.
     pub(super) fn unwatch(&mut self, io: &Io) {
-        if let (Some(socket), Some(_)) = (&self.socket, self.watched)
+        // The poller alone knows when a socket that took no more does again.
+        if self.write != Write::Awaited
+            && let (Some(socket), Some(_)) = (&self.socket, self.watched)
             && io.poller.remove(socket).is_ok()
         {
             self.watched = None;
@@ -247,21 +261,30 @@ impl Link {
             Phase::Connecting { until } | Phase::Greeting { until, .. } if until <= now => {
                 Err(Lost::HandshakeTime)
             }
-            Phase::Connecting { until } | Phase::Greeting { until, .. } => Ok(Tick::Again(until)),
+            Phase::Connecting { until } => Ok(Tick::Again(until)),
+            // It may be up by then, and its heartbeats due long before.
+            Phase::Greeting { until, .. } => {
+                Ok(Tick::Again(until.min(now + options.heartbeat_interval)))
+            }
             Phase::Up => self.check_heartbeat(now, options),
         }
     }
 
     fn check_heartbeat(&mut self, now: Instant, options: &EngineOptions) -> Result<Tick, Lost> {
         let mut next = now + options.heartbeat_interval;
-        if let Some(since) = self.full_since {
-            let cut_at = since + options.slow_consumer;
+        if self.is_paused || self.outbox.is_full() {
+            let cut_at = *self.full_since.get_or_insert(now) + options.slow_consumer;
             if cut_at <= now {
                 return Err(Lost::SlowConsumer);
             }
             next = next.min(cut_at);
+        } else if self.write == Write::Awaited {
+            // Nothing is flushed until the socket takes more: only this sees the queue fill up.
+            next = next.min(now + options.slow_consumer);
         }
-        if !self.has_heartbeats {
+        // Who is not read cannot be heard.
+        if !self.has_heartbeats || self.is_paused {
+            self.pinged_at = None;
             return Ok(Tick::Again(next));
         }
         let ping_at = self.heard_at + options.heartbeat_interval;
@@ -293,6 +316,13 @@ impl Link {
         let rest = options.heartbeat_timeout - options.heartbeat_interval;
         let rest = rest.max(options.heartbeat_interval);
         self.peer_ttl.map_or(rest, |ttl| ttl.min(rest))
+    }
+
+    /// Whether something waits to be read.
+    pub(super) fn has_arrived(&self) -> bool {
+        let peek = |socket| recv(socket, &mut [0; 1], RecvFlags::PEEK);
+        let peeked = self.socket.as_ref().map(peek);
+        peeked.is_some_and(|it| it.is_ok_and(|(_, bytes)| bytes > 0))
     }
 
     /// Something has arrived.

@@ -32,6 +32,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
     os::fd::BorrowedFd,
     sync::Arc,
+    time::Duration,
 };
 
 use quanta::Instant;
@@ -65,6 +66,8 @@ const RETRIED_MAX: usize = 4;
 /// Heartbeats of many connections fall due together, this often in an interval: a parked shard
 /// wakes once for all of them.
 const TICKS_PER_INTERVAL: u32 = 4;
+/// However long that interval is.
+const TICK_MAX: Duration = Duration::from_millis(250);
 
 /// The [`Engine`] on the shard's own sockets. One per shard.
 pub struct Native {
@@ -223,7 +226,7 @@ impl Engine for Native {
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         self.now = now;
-        let mut work = self.tell_of_the_gone(sink);
+        let mut work = self.tell_of_the_gone(messages_max, sink);
         for index in 0..self.hot.len() {
             // One that is let go leaves its place to another, which the next turn asks.
             if let Some(id) = self.hot.get(index)

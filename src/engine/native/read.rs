@@ -66,9 +66,12 @@ impl Link {
     ) -> Result<Harvest, Lost> {
         let mut harvest = Harvest::default();
         if self.read_at < self.read.len() && self.is_up() {
+            let was_paused = self.is_paused;
             harvest.events = self.hand_on(id, messages_max, io, sink)?;
             if harvest.events >= messages_max || self.is_paused {
                 harvest.more = !self.is_paused;
+                // The poller is to learn of it, or it would tell for ever of what is not read.
+                harvest.heard = self.is_paused && !was_paused;
                 return Ok(harvest);
             }
         }
@@ -102,9 +105,9 @@ impl Link {
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<usize, Lost> {
         let mut count = 0;
+        let is_tight = !io.buffers.has_room(0);
         while count < messages_max && self.read_at < self.read.len() {
-            // A dialed connection's answers need no room, and keep the peer able to read.
-            if self.is_accepted() && self.outbox.is_full() {
+            if self.is_congested(is_tight) {
                 self.is_paused = true;
                 break;
             }
@@ -160,8 +163,9 @@ impl Link {
         let at = self.read_at;
         match unit {
             Unit::Need { bytes, header } => {
-                let is_large = bytes > READ_BYTES && bytes > self.read.capacity();
-                if is_large && header.is_some() && !io.buffers.has_room(bytes) {
+                let grows = bytes > READ_BYTES && bytes > self.read.capacity();
+                let has_room = io.buffers.has_room(if grows { bytes } else { 0 });
+                if bytes > SHRUNK_BYTES_MAX && header.is_some() && !has_room {
                     let unit = self.splitter.skip(&self.read[at..])?;
                     return self.decline(unit, Reason::Overloaded, id, sink).map(Some);
                 }
@@ -265,7 +269,11 @@ impl Link {
     #[inline]
     fn make_room(&mut self, io: &mut Io) {
         if self.read.capacity() == 0 {
-            let wanted = self.need.max(self.expect);
+            let mut wanted = self.need;
+            // To expect is no leave to hold.
+            if self.expect > wanted && io.buffers.has_room(self.expect) {
+                wanted = self.expect;
+            }
             self.read = io.buffers.take(wanted);
         } else if !self.read.is_empty() || self.expect > 0 {
             self.make_room_behind(io);
@@ -279,7 +287,14 @@ impl Link {
             self.read_at = 0;
         }
         let held = self.read.len();
-        let wanted = self.need.max(self.expect).max(held + ROOM_BYTES_MIN);
+        // Whoever sends the end of a large message in crumbs must not have us copy it for each.
+        let mut wanted = match self.need > held {
+            true => self.need,
+            false => held + ROOM_BYTES_MIN,
+        };
+        if held == 0 && self.expect > wanted && io.buffers.has_room(self.expect) {
+            wanted = self.expect;
+        }
         if wanted > self.read.capacity() {
             let mut larger = io.buffers.take(wanted);
             larger.extend_from_slice(&self.read);
@@ -292,13 +307,20 @@ impl Link {
     /// that.
     pub(super) fn rest(&mut self, io: &mut Io) {
         let held = self.read.len() - self.read_at;
-        if held == 0 && self.read.capacity() > 0 {
+        let capacity = self.read.capacity();
+        // A larger one is kept only for the message that needs it.
+        let is_kept = capacity > READ_BYTES && self.need > READ_BYTES;
+        if is_kept || capacity < READ_BYTES {
+            return;
+        }
+        if held == 0 {
             io.buffers.give_back(std::mem::take(&mut self.read));
-        } else if self.read.capacity() == READ_BYTES && held <= SHRUNK_BYTES_MAX {
+            self.read_at = 0;
+        } else if held <= SHRUNK_BYTES_MAX {
             self.read.drain(..self.read_at);
+            self.read_at = 0;
             io.buffers.shrink(&mut self.read);
         }
-        self.read_at = 0;
     }
 }
 

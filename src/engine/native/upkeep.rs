@@ -7,7 +7,7 @@ use quanta::Instant;
 use rustix::net::sockopt::socket_error;
 
 use super::{
-    Native, RETRIED_MAX, TICKS_PER_INTERVAL, TURNS_PER_LOOK, UNWATCHED_STREAK,
+    Native, RETRIED_MAX, TICK_MAX, TICKS_PER_INTERVAL, TURNS_PER_LOOK, UNWATCHED_STREAK,
     dial::Dial,
     link::{Link, Phase, Tick, Write},
     listen::Accepted,
@@ -50,9 +50,14 @@ impl Native {
             link.is_ready = true;
             self.ready.push_back(id);
         }
-        if link.has_pending() && !link.is_dirty && link.write != Write::Awaited {
-            link.is_dirty = true;
-            self.dirty.push_back(id);
+        if link.has_pending() && !link.is_dirty {
+            if link.write == Write::Awaited {
+                // No flush comes to do it.
+                link.settle_outbox(&mut self.io.buffers);
+            } else {
+                link.is_dirty = true;
+                self.dirty.push_back(id);
+            }
         }
         self.note_active(id);
         harvest.events.max(1)
@@ -77,23 +82,33 @@ impl Native {
             return;
         };
         match streak {
-            // One of many, and in the middle of something.
-            0 if !link.is_ready => link.rest(&mut self.io),
-            0 => {}
-            1 => link.is_hot = true,
-            _ => return link.unwatch(&self.io),
+            // One of many.
+            0 => self.let_rest(id),
+            1 => {
+                link.is_hot = true;
+                // It may be paused, or up since just now.
+                self.watch(id);
+            }
+            _ => link.unwatch(&self.io),
         }
-        // It may be paused, or up since just now.
-        self.watch(id);
     }
 
     /// A connection is no longer read each turn.
     fn cool(&mut self, id: ConnectionId) {
         if let Some(link) = self.links.get_mut(id) {
             link.is_hot = false;
+        }
+        self.let_rest(id);
+    }
+
+    /// A connection is not asked directly: the poller watches it, and it holds no large buffer.
+    fn let_rest(&mut self, id: ConnectionId) {
+        self.watch(id);
+        if let Some(link) = self.links.get_mut(id)
+            && !link.is_ready
+        {
             link.rest(&mut self.io);
         }
-        self.watch(id);
     }
 
     pub(super) fn flush_one(&mut self, id: ConnectionId, now: Instant) -> usize {
@@ -104,29 +119,30 @@ impl Native {
         let messages = match link.flush(now, &mut self.io) {
             Ok(messages) => messages,
             Err(why) => {
-                self.gone.push((id, why));
+                self.part(id, why);
                 return 0;
             }
         };
         let due = link
             .full_since
             .map(|since| since + self.io.options.slow_consumer);
-        if link.is_paused && !link.outbox.is_full() {
+        if link.is_paused && !link.is_congested(!self.io.buffers.has_room(0)) {
             link.is_paused = false;
             if !link.is_ready {
                 link.is_ready = true;
                 self.ready.push_back(id);
             }
         }
+        let is_watched = link.watched.is_some();
         if link.write == Write::Retried {
             if self.dirty.len() < RETRIED_MAX {
                 link.is_dirty = true;
                 self.dirty.push_back(id);
             } else {
-                link.write = Write::Awaited;
+                self.await_room(id);
             }
         }
-        if link.watched.is_some() {
+        if is_watched {
             self.watch(id);
         }
         if let Some(due) = due {
@@ -146,12 +162,21 @@ impl Native {
             };
             if link.write == Write::Retried {
                 link.is_dirty = false;
-                link.write = Write::Awaited;
-                self.watch(id);
+                self.await_room(id);
             } else {
                 self.dirty.push_back(id);
             }
         }
+    }
+
+    /// The poller tells when the socket takes more. Until then nothing flushes the connection, so
+    /// that a timer has to see whether its queue is full.
+    fn await_room(&mut self, id: ConnectionId) {
+        if let Some(link) = self.links.get_mut(id) {
+            link.write = Write::Awaited;
+        }
+        self.watch(id);
+        self.schedule(id, self.now + self.io.options.slow_consumer);
     }
 
     /// Whether something can be written now.
@@ -220,7 +245,7 @@ impl Native {
             return;
         };
         if let Err(errno) = link.watch(Token::Link(id), &self.io) {
-            self.gone.push((id, Lost::Broken(errno.to_string())));
+            self.part(id, Lost::Broken(errno.to_string()));
         }
     }
 
@@ -332,7 +357,9 @@ impl Native {
     fn begin(&mut self, id: ConnectionId) {
         self.watch(id);
         self.flush_one(id, self.now);
-        self.schedule(id, self.now + self.io.options.handshake);
+        let options = &self.io.options;
+        let first_look = options.handshake.min(options.heartbeat_interval);
+        self.schedule(id, self.now + first_look);
     }
 
     fn dial_again(&mut self, id: ConnectionId, why: &str) {
@@ -378,12 +405,19 @@ impl Native {
             link.timer_at = None;
             count += 1;
             match link.on_time(now, &self.io.options) {
-                Ok(Tick::Again(at)) => self.schedule(id, self.rounded(at)),
+                Ok(Tick::Again(at)) if link.is_up() => self.schedule(id, self.rounded(at)),
+                Ok(Tick::Again(at)) => self.schedule(id, at),
                 Ok(Tick::Write(at)) => {
                     self.flush_one(id, now);
                     self.schedule(id, self.rounded(at));
                 }
                 Ok(Tick::Dial) => self.dial(id),
+                // Not silent, but not heard: this turn did not come to read it.
+                Err(Lost::Silent) if link.has_arrived() => {
+                    link.heard(now);
+                    let at = now + self.io.options.heartbeat_interval;
+                    self.schedule(id, self.rounded(at));
+                }
                 Err(why) => self.lose(id, why, sink),
             }
         }
@@ -391,9 +425,10 @@ impl Native {
     }
 
     /// Later, so that many connections' timers fall together; by no more than a part of the
-    /// heartbeat's interval.
+    /// heartbeat's interval, and never by much: other limits are looked at then, too.
     fn rounded(&self, at: Instant) -> Instant {
         let tick = self.io.options.heartbeat_interval / TICKS_PER_INTERVAL;
+        let tick = tick.min(TICK_MAX);
         let tick_ns = tick.as_nanos().max(1) as u64;
         let since_ns = at.saturating_duration_since(self.began).as_nanos() as u64;
         let ticks = since_ns.div_ceil(tick_ns);
@@ -403,9 +438,48 @@ impl Native {
 
 /// Connections that end.
 impl Native {
-    pub(super) fn tell_of_the_gone(&mut self, sink: &mut impl FnMut(Event<'_>)) -> usize {
-        let count = self.gone.len();
-        while let Some((id, why)) = self.gone.pop() {
+    /// A connection has ended while there was nobody to tell; the next poll does.
+    fn part(&mut self, id: ConnectionId, why: Lost) {
+        if !self.gone.iter().any(|&(gone, _)| gone == id) {
+            self.gone.push((id, why));
+        }
+    }
+
+    /// What a peer said before it went is heard first: answers that have arrived are answers,
+    /// though a write was what failed.
+    #[inline]
+    pub(super) fn tell_of_the_gone(
+        &mut self,
+        messages_max: usize,
+        sink: &mut impl FnMut(Event<'_>),
+    ) -> usize {
+        match self.gone.is_empty() {
+            true => 0,
+            false => self.hear_out_the_gone(messages_max, sink),
+        }
+    }
+
+    #[cold]
+    fn hear_out_the_gone(
+        &mut self,
+        messages_max: usize,
+        sink: &mut impl FnMut(Event<'_>),
+    ) -> usize {
+        let mut count = 0;
+        while count < messages_max
+            && let Some((id, why)) = self.gone.pop()
+        {
+            if let Some(link) = self.links.get_mut(id)
+                && let room = messages_max - count
+                && let Ok(harvest) = link.harvest(id, self.now, room, &mut self.io, sink)
+            {
+                count += harvest.events;
+                if harvest.heard || harvest.more {
+                    self.gone.push((id, why));
+                    continue;
+                }
+            }
+            count += 1;
             self.lose(id, why, sink);
         }
         count
@@ -416,6 +490,7 @@ impl Native {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
+        self.gone.retain(|&(gone, _)| gone != id);
         // An ERROR command may wait, which tells the peer why.
         let _ = link.flush_last_words(&mut self.io);
         let reason = why.to_string();

@@ -42,7 +42,8 @@ impl Link {
             (false, _) => Write::Retried,
         };
         self.settle_outbox(&mut io.buffers);
-        self.full_since = match self.outbox.is_full() {
+        let is_tight = !io.buffers.has_room(0);
+        self.full_since = match self.outbox.is_full() || self.is_congested(is_tight) {
             true => self.full_since.or(Some(now)),
             false => None,
         };
