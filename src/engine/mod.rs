@@ -12,6 +12,10 @@
 use std::{fmt, os::fd::BorrowedFd, time::Duration};
 
 use quanta::Instant;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
 
 use crate::{
     config::Endpoint,
@@ -71,9 +75,20 @@ pub trait Engine {
     /// for. `None`: only timers and the doorbell wake it.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The last look before parking: true if nothing can be polled now, and whatever comes later
-    /// makes the descriptor readable.
+    /// The last look before parking: true if nothing can be polled now, as far as the engine knows
+    /// without asking, and whatever is there or comes later makes the descriptor readable.
     fn may_park(&mut self) -> bool;
+
+    /// Blocks the thread until there may be something to poll or room to flush, `bell` is readable,
+    /// or the time is over. To be called right after `may_park` has allowed it.
+    fn wait(&mut self, bell: BorrowedFd<'_>, at_most: Option<Timespec>) {
+        let bell = PollFd::from_borrowed_fd(bell, PollFlags::IN);
+        let own = self.descriptor();
+        let own = own.map(|own| PollFd::from_borrowed_fd(own, PollFlags::IN));
+        let mut awaited = [bell.clone(), own.unwrap_or(bell)];
+        // EINTR and the like: the next turn looks again.
+        let _ = poll(&mut awaited, at_most.as_ref());
+    }
 }
 
 /// The limits and intervals that every engine keeps; derived from the checked configuration.

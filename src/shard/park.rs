@@ -9,9 +9,12 @@
 use std::{
     future::{Future, poll_fn},
     hint,
-    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -20,7 +23,7 @@ use futures_lite::{AsyncRead, future::yield_now};
 use glommio::{net::TcpStream, timer::Timer};
 use quanta::Instant;
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    event::{EventfdFlags, eventfd},
     time::Timespec,
 };
 
@@ -164,13 +167,14 @@ struct Bell {
     waker: Waker,
 }
 
-struct Rung(OwnedFd);
+/// A descriptor that is readable once it was written to.
+struct Rung(OwnedFd, AtomicBool);
 
 impl Bell {
     /// `None`: out of descriptors. Then the executor parks.
     fn new() -> Option<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let rung = Arc::new(Rung(eventfd(0, flags).ok()?));
+        let rung = Arc::new(Rung(eventfd(0, flags).ok()?, AtomicBool::new(false)));
         let waker = rung.clone().into();
         Some(Self { rung, waker })
     }
@@ -182,13 +186,8 @@ impl Bell {
             let remaining = until.map(|until| until.saturating_duration_since(now));
             // A time that no timespec holds is none.
             let remaining = remaining.and_then(|it| Timespec::try_from(it).ok());
-            let rung = PollFd::new(&self.rung.0, PollFlags::IN);
-            let engine = shard.engine.descriptor();
-            let engine = engine.map(|engine| PollFd::from_borrowed_fd(engine, PollFlags::IN));
-            let mut awaited = [rung.clone(), engine.unwrap_or(rung)];
-            // EINTR and the like: the next turn looks again.
-            let _ = poll(&mut awaited, remaining.as_ref());
-            if !awaited[0].revents().is_empty() {
+            shard.engine.wait(self.rung.0.as_fd(), remaining);
+            if self.rung.1.swap(false, Ordering::Acquire) {
                 let _ = rustix::io::read(&self.rung.0, &mut [0; 8]);
             }
         }
@@ -200,6 +199,7 @@ impl Wake for Rung {
     fn wake(self: Arc<Self>) {
         // The counter cannot overflow before the shard reads it.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        self.1.store(true, Ordering::Release);
     }
 }
 

@@ -36,6 +36,7 @@ use std::{
 };
 
 use quanta::Instant;
+use rustix::time::Timespec;
 
 pub use self::resolve::Resolver;
 use self::{
@@ -86,6 +87,8 @@ pub struct Native {
     mailbox: Arc<Mailbox>,
     random: fastrand::Rng,
     turns_since_look: u32,
+    /// The poller tells of the shard's doorbell, too.
+    is_bell_watched: bool,
     /// It may have parked since the last look.
     has_parked: bool,
     /// The last look found something that is not hot.
@@ -154,6 +157,7 @@ impl Native {
             mailbox,
             random: fastrand::Rng::new(),
             turns_since_look: 0,
+            is_bell_watched: false,
             has_parked: false,
             others_active: false,
             found: Vec::new(),
@@ -235,6 +239,8 @@ impl Engine for Native {
                 work += self.harvest(id, now, messages_max - work, sink);
             }
         }
+        // What ended the last wait.
+        self.take_found();
         if self.is_look_due(work > 0) {
             self.look_at_poller();
         }
@@ -297,5 +303,9 @@ impl Engine for Native {
         self.has_parked = true;
         // What is ready in the poller now makes its descriptor readable: no need to look.
         !self.is_dirty()
+    }
+
+    fn wait(&mut self, bell: BorrowedFd<'_>, at_most: Option<Timespec>) {
+        self.wait_in_poller(bell, at_most);
     }
 }

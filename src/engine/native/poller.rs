@@ -20,6 +20,8 @@ pub(super) enum Token {
     Link(ConnectionId),
     /// Names that have been resolved.
     Resolver,
+    /// Somebody wants the shard awake.
+    Bell,
 }
 
 /// What is waited for.
@@ -76,16 +78,22 @@ impl Poller {
         epoll::delete(&self.epoll, descriptor)
     }
 
-    /// Asks what is ready, without waiting, and hands it on. Returns how many.
-    pub(super) fn look(&mut self, mut each: impl FnMut(Ready)) -> usize {
+    /// Asks what is ready, without waiting, and hands it on.
+    #[inline]
+    pub(super) fn look(&mut self, each: impl FnMut(Ready)) {
         let no_wait = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
+        self.wait(Some(&no_wait), each);
+    }
+
+    /// Waits until something is ready, at most so long, and hands it on.
+    pub(super) fn wait(&mut self, at_most: Option<&Timespec>, mut each: impl FnMut(Ready)) {
         self.events.clear();
         let buffer = rustix::buffer::spare_capacity(&mut self.events);
         // EINTR is the only error that can come; the next look asks again.
-        let _ = epoll::wait(&self.epoll, buffer, Some(&no_wait));
+        let _ = epoll::wait(&self.epoll, buffer, at_most);
         for event in &self.events {
             // Copied out: the kernel's struct is packed.
             let (flags, data) = (event.flags, event.data);
@@ -96,7 +104,6 @@ impl Poller {
                 writable: failed || flags.contains(EventFlags::OUT),
             });
         }
-        self.events.len()
     }
 }
 
@@ -120,6 +127,7 @@ impl Token {
         EventData::new_u64(match self {
             Token::Listener(number) => u64::from(number),
             Token::Resolver => u64::from(u32::MAX),
+            Token::Bell => u64::from(u32::MAX - 1),
             Token::Link(id) => id.to_u64(),
         })
     }
@@ -127,6 +135,7 @@ impl Token {
     fn from_u64(data: u64) -> Self {
         match u32::try_from(data) {
             Ok(u32::MAX) => Token::Resolver,
+            Ok(number) if number == u32::MAX - 1 => Token::Bell,
             Ok(number) => Token::Listener(number),
             Err(_) => Token::Link(ConnectionId::from_u64(data)),
         }

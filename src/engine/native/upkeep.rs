@@ -1,17 +1,17 @@
 //! What the engine does around its reads and writes: looks at the poller, accepts, dials, keeps
 //! time, and parts with connections.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, os::fd::BorrowedFd};
 
 use quanta::Instant;
-use rustix::net::sockopt::socket_error;
+use rustix::{net::sockopt::socket_error, time::Timespec};
 
 use super::{
     Native, RETRIED_MAX, TICK_MAX, TICKS_PER_INTERVAL, TURNS_PER_LOOK, UNWATCHED_STREAK,
     dial::Dial,
     link::{Link, Phase, Tick, Write},
     listen::Accepted,
-    poller::{Ready, Token},
+    poller::{Interest, Ready, Token},
     socket::{self, Address},
 };
 use crate::{
@@ -205,9 +205,46 @@ impl Native {
         self.others_active = false;
         self.has_parked = false;
         self.watch_listeners();
-        let mut found = std::mem::take(&mut self.found);
         self.io.stats.looks += 1;
+        let found = &mut self.found;
         self.io.poller.look(|ready| found.push(ready));
+        self.take_found();
+    }
+
+    /// Waits in the poller itself: one wake-up less on the way than to wait for its descriptor.
+    pub(super) fn wait_in_poller(&mut self, bell: BorrowedFd<'_>, at_most: Option<Timespec>) {
+        if !self.is_bell_watched {
+            match self.io.poller.add(bell, Token::Bell, Interest::READABLE) {
+                Ok(()) => self.is_bell_watched = true,
+                // Out of memory: a short sleep stands in for it.
+                Err(errno) => tracing::error!(%errno, "cannot watch the doorbell"),
+            }
+        }
+        let a_millisecond = Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
+        let at_most = match self.is_bell_watched {
+            true => at_most,
+            false => Some(a_millisecond),
+        };
+        let found = &mut self.found;
+        self.io
+            .poller
+            .wait(at_most.as_ref(), |ready| found.push(ready));
+        // The next poll deals with it: it knows the time.
+        self.has_parked = false;
+    }
+
+    #[inline]
+    pub(super) fn take_found(&mut self) {
+        if !self.found.is_empty() {
+            self.deal_with_found();
+        }
+    }
+
+    fn deal_with_found(&mut self) {
+        let mut found = std::mem::take(&mut self.found);
         for ready in found.drain(..) {
             self.on_ready(ready);
         }
@@ -218,6 +255,8 @@ impl Native {
         let id = match ready.token {
             Token::Listener(number) => return self.accept(number as usize),
             Token::Resolver => return self.take_answers(),
+            // Whoever waits reads it.
+            Token::Bell => return,
             Token::Link(id) => id,
         };
         let Some(link) = self.links.get_mut(id) else {
