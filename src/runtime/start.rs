@@ -39,8 +39,36 @@ const RING_DEPTH: usize = 128;
 
 /// What the engines of all shards share.
 pub(super) enum EngineContext {
-    Native(Resolver),
+    Native(NameThread),
     Libzmq(Context),
+}
+
+/// The thread that resolves host names, and where it is asked.
+pub(super) struct NameThread {
+    /// `None` once it is to end.
+    resolver: Option<Resolver>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// How long the end of a runtime waits for a name that is being resolved.
+const NAME_PATIENCE: Duration = Duration::from_millis(500);
+
+/// By now the shards have ended, and with them whoever asked. A look-up cannot be called off: one
+/// that takes long ends on its own, and its thread with it.
+impl Drop for NameThread {
+    fn drop(&mut self) {
+        self.resolver = None;
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let until = std::time::Instant::now() + NAME_PATIENCE;
+        while !thread.is_finished() && std::time::Instant::now() < until {
+            thread::sleep(Duration::from_micros(100));
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// What a shard's thread is given.
@@ -253,8 +281,11 @@ impl EngineContext {
         match settings.engine() {
             config::Engine::Native => {
                 let (resolver, serve) = Resolver::new();
-                spawn_helper("corelane-resolver", plan, serve)?;
-                Ok(Self::Native(resolver))
+                let thread = spawn_helper("corelane-resolver", plan, serve)?;
+                Ok(Self::Native(NameThread {
+                    resolver: Some(resolver),
+                    thread: Some(thread),
+                }))
             }
             config::Engine::Libzmq(libzmq) => Context::new(libzmq.io_threads)
                 .map(Self::Libzmq)
@@ -271,8 +302,8 @@ fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<
         .ring_depth(RING_DEPTH);
     let options = seed.engine_options.clone();
     let spawned = match engine {
-        EngineContext::Native(resolver) => {
-            let resolver = resolver.clone();
+        EngineContext::Native(names) => {
+            let resolver = names.resolver.clone().expect("has not ended");
             builder.spawn(move || async move {
                 let engine = Native::new(options, resolver, seed.clock.now());
                 run_shard(seed, engine).await;

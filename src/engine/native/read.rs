@@ -144,8 +144,8 @@ impl Link {
         if self.read_at == self.read.len() {
             self.read_at = 0;
             self.read.clear();
-            if !self.is_hot && self.need == 0 {
-                io.buffers.give_back(std::mem::take(&mut self.read));
+            if self.need == 0 {
+                self.let_go_of_buffer(io);
             }
         }
         Ok(count)
@@ -259,11 +259,19 @@ impl Link {
         io.stats.reads += 1;
         if fill == Fill::Nothing {
             io.stats.empty_reads += 1;
-            if self.read.is_empty() && !self.is_hot {
-                io.buffers.give_back(std::mem::take(&mut self.read));
+            if self.read.is_empty() {
+                self.let_go_of_buffer(io);
             }
         }
         Ok(fill)
+    }
+
+    /// Nothing stands in the buffer. One that is read each turn keeps it, if it is an ordinary one.
+    #[inline]
+    fn let_go_of_buffer(&mut self, io: &mut Io) {
+        if !self.is_hot || self.expect > 0 || self.read.capacity() != READ_BYTES {
+            io.buffers.give_back(std::mem::take(&mut self.read));
+        }
     }
 
     #[inline]
@@ -275,7 +283,7 @@ impl Link {
                 wanted = self.expect;
             }
             self.read = io.buffers.take(wanted);
-        } else if !self.read.is_empty() || self.expect > 0 {
+        } else if !self.read.is_empty() {
             self.make_room_behind(io);
         }
         self.need = 0;
@@ -288,13 +296,10 @@ impl Link {
         }
         let held = self.read.len();
         // Whoever sends the end of a large message in crumbs must not have us copy it for each.
-        let mut wanted = match self.need > held {
+        let wanted = match self.need > held {
             true => self.need,
             false => held + ROOM_BYTES_MIN,
         };
-        if held == 0 && self.expect > wanted && io.buffers.has_room(self.expect) {
-            wanted = self.expect;
-        }
         if wanted > self.read.capacity() {
             let mut larger = io.buffers.take(wanted);
             larger.extend_from_slice(&self.read);
