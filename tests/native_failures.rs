@@ -51,6 +51,23 @@ fn serve(listen: &str) -> Served {
     Served::start_exactly(&[&listen[..], &shard].concat())
 }
 
+/// Stops it, and waits until none of its threads runs any more.
+fn stop(served: &Served) {
+    served.signal(Signal::STOP);
+    let tasks = format!("/proc/{}/task", served.pid());
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        // The state stands behind the name, which stands in parentheses.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    let begun = Instant::now();
+    while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+        assert!(begun.elapsed() < PATIENCE, "it does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn connect(caller: &Runtime, to: &str) -> Peer {
     caller.client().connect(to).unwrap()
 }
@@ -72,7 +89,7 @@ fn a_stopped_peer_is_lost_in_time_and_found_again_when_it_goes_on() {
     let beside = connect(&caller, &other.endpoint("tcp"));
     assert_echoes(&caller, &peer);
     assert_echoes(&caller, &beside);
-    stopped.signal(Signal::STOP);
+    stop(&stopped);
     let begun = Instant::now();
     let call = caller.client().message("echo").raw("late").to(&peer);
     let call = call.request().send().unwrap();
@@ -97,7 +114,7 @@ fn a_stopped_peer_is_lost_in_time_and_found_again_when_it_goes_on() {
     );
     assert_eq!(account.accepted, account.settled());
     // Longer than its peers are patient, once more, with nothing asked of it.
-    stopped.signal(Signal::STOP);
+    stop(&stopped);
     std::thread::sleep(Duration::from_millis(4 * TIMEOUT_MS));
     stopped.signal(Signal::CONT);
     assert_echoes(&caller, &peer);
