@@ -81,9 +81,12 @@ enum Stream {
 /// One connection; it never blocks.
 pub(crate) struct Plain {
     stream: Stream,
-    /// What has arrived and was not looked at.
+    /// What has arrived; up to `looked_at` it is done with.
     arrived: Vec<u8>,
+    looked_at: usize,
+    /// What is to leave; up to `sent` it has.
     outgoing: Vec<u8>,
+    sent: usize,
     is_greeted: bool,
     pub(crate) is_closed: bool,
 }
@@ -127,7 +130,9 @@ impl Plain {
         Self {
             stream,
             arrived: Vec::new(),
+            looked_at: 0,
             outgoing: Vec::new(),
+            sent: 0,
             is_greeted: false,
             is_closed: false,
         }
@@ -141,15 +146,20 @@ impl Plain {
 
     /// Writes so much of what waits. Whether all has left.
     pub(crate) fn push(&mut self, bytes_max: usize) -> bool {
-        let bytes = self.outgoing.len().min(bytes_max);
+        let waiting = &self.outgoing[self.sent..];
+        let waiting = &waiting[..waiting.len().min(bytes_max)];
         let written = match &mut self.stream {
-            Stream::Tcp(tcp) => tcp.write(&self.outgoing[..bytes]),
-            Stream::Unix(unix) => unix.write(&self.outgoing[..bytes]),
+            Stream::Tcp(tcp) => tcp.write(waiting),
+            Stream::Unix(unix) => unix.write(waiting),
         };
         match written {
-            Ok(written) => drop(self.outgoing.drain(..written)),
+            Ok(written) => self.sent += written,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.is_closed = true,
+        }
+        if self.sent == self.outgoing.len() {
+            self.outgoing.clear();
+            self.sent = 0;
         }
         self.outgoing.is_empty()
     }
@@ -161,7 +171,7 @@ impl Plain {
 
     /// Bytes that wait to be pushed.
     pub(crate) fn waiting(&self) -> usize {
-        self.outgoing.len()
+        self.outgoing.len() - self.sent
     }
 
     /// Reads what is there.
@@ -190,24 +200,22 @@ impl Plain {
 
     /// Whether anything has arrived that was not looked at.
     pub(crate) fn has_arrived(&self) -> bool {
-        !self.arrived.is_empty()
+        self.arrived.len() > self.looked_at
     }
 
     /// The next whole frame, with its flags.
     fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let &flags = self.arrived.first()?;
+        let arrived = &self.arrived[self.looked_at..];
+        let &flags = arrived.first()?;
         let (at, length) = if flags & LONG == 0 {
-            (2, u64::from(*self.arrived.get(1)?))
+            (2, u64::from(*arrived.get(1)?))
         } else {
-            let length = self.arrived.get(1..9)?.try_into().expect("eight bytes");
+            let length = arrived.get(1..9)?.try_into().expect("eight bytes");
             (9, u64::from_be_bytes(length))
         };
         let end = at + length as usize;
-        if self.arrived.len() < end {
-            return None;
-        }
-        let body = self.arrived[at..end].to_vec();
-        self.arrived.drain(..end);
+        let body = arrived.get(at..end)?.to_vec();
+        self.looked_at += end;
         Some((flags & !LONG, body))
     }
 
@@ -223,7 +231,7 @@ impl Plain {
             self.is_greeted = true;
         }
         let mut all = Vec::new();
-        let mut before = self.arrived.len();
+        let mut whole = self.looked_at;
         while let Some((flags, body)) = self.take_frame() {
             if flags & COMMAND != 0 {
                 all.push(Said::Command(body));
@@ -231,17 +239,15 @@ impl Plain {
                 assert_eq!(flags, MORE, "a header comes first");
                 let header = Header::decode(&body).expect("a header");
                 let Some((0, payload)) = self.take_frame() else {
-                    // The payload is not there yet: the header is put back.
-                    let mut again = frame(flags, &body);
-                    again.append(&mut self.arrived);
-                    self.arrived = again;
-                    assert_eq!(self.arrived.len(), before);
+                    // Its payload is not there yet.
                     break;
                 };
                 all.push(Said::Message(header.correlation, payload));
             }
-            before = self.arrived.len();
+            whole = self.looked_at;
         }
+        self.arrived.drain(..whole);
+        self.looked_at = 0;
         all
     }
 }

@@ -153,6 +153,9 @@ fn who_never_reads_is_cut_as_a_slow_consumer_and_nobody_else_is() {
         // More than are tried again each turn.
         let stuck: Vec<Stuck> = (0..6).map(|_| Stuck::make(&mut world, &at)).collect();
         world.server().take();
+        // What they have sent and nobody reads keeps no shard awake.
+        world.turns(100);
+        assert!(!world.turn() && world.server().engine.may_park());
         let took = world.pass(Duration::from_secs(20), STEP, |world| {
             neighbour.write(&message(1, b"beside"));
             neighbour.read();

@@ -14,6 +14,9 @@
 //! An accepted connection whose outbox is full is not read, until there is room for its answers;
 //! its neighbours do not feel it. If the outbox stays full for `limits.slow_consumer_ms`, the
 //! connection is cut. A dialed connection is always read: what answers a call needs no room.
+//!
+//! Once the shard holds `limits.buffered_bytes_max`, any queue counts as full that is not empty,
+//! and a message of more than a few KiB that is not whole is declined instead of waited for.
 
 mod buffers;
 mod dial;
