@@ -19,10 +19,12 @@
 //! and a message of more than a few KiB that is not whole is declined instead of waited for.
 
 mod buffers;
+mod connect;
 mod dial;
 mod hot;
 mod link;
 mod listen;
+mod passing;
 mod poller;
 mod read;
 mod resolve;

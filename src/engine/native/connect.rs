@@ -1,0 +1,133 @@
+//! Connections that begin: accepting, and dialing, with a look-up of the name first.
+
+use rustix::net::sockopt::socket_error;
+
+use super::{
+    Native,
+    dial::Dial,
+    link::{Link, Phase},
+    listen::Accepted,
+    socket::{self, Address},
+};
+use crate::engine::ConnectionId;
+
+/// Connections accepted in one look.
+const ACCEPTS_MAX: usize = 32;
+
+impl Native {
+    pub(super) fn accept(&mut self, number: usize) {
+        for _ in 0..ACCEPTS_MAX {
+            if self.io.greeting >= self.io.options.unauthenticated_max {
+                break;
+            }
+            let Some(listener) = self.listeners.get_mut(number) else {
+                break;
+            };
+            match listener.accept(self.now) {
+                Accepted::Socket(socket) => {
+                    self.io.greeting += 1;
+                    let link = Link::accepted(socket, self.now, &self.io.options);
+                    let id = self.links.insert(link);
+                    self.begin(id);
+                }
+                Accepted::Refused => {}
+                Accepted::None => break,
+            }
+        }
+    }
+
+    /// Dials, or asks for the address first.
+    pub(super) fn dial(&mut self, id: ConnectionId) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let Some(Dial { endpoint, .. }) = &link.dial else {
+            return;
+        };
+        if let Some(address) = Address::of(endpoint) {
+            return self.dial_address(id, &address);
+        }
+        let until = self.now + self.io.options.handshake;
+        let is_asked = self.resolver.ask(id, endpoint, &self.mailbox);
+        link.phase = Phase::Resolving { until };
+        match is_asked {
+            true => self.schedule(id, until),
+            false => self.dial_again(id, "too many names wait to be resolved"),
+        }
+    }
+
+    pub(super) fn take_answers(&mut self) {
+        while let Some(answer) = self.mailbox.pop() {
+            let id = answer.connection;
+            let phase = self.links.get(id).map(|link| &link.phase);
+            // Else the connection is closed, or the answer came too late.
+            if !matches!(phase, Some(Phase::Resolving { .. })) {
+                continue;
+            }
+            match answer.endpoint.as_ref().map(Address::of) {
+                Ok(Some(address)) => self.dial_address(id, &address),
+                Ok(None) => self.dial_again(id, "the name has no address"),
+                Err(error) => self.dial_again(id, &error.to_string()),
+            }
+        }
+    }
+
+    fn dial_address(&mut self, id: ConnectionId, address: &Address) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        match socket::connect_to(address) {
+            Ok(socket) => {
+                let until = self.now + self.io.options.handshake;
+                link.socket = Some(socket);
+                link.phase = Phase::Connecting { until };
+                self.watch(id);
+                self.schedule(id, until);
+            }
+            Err(errno) => self.dial_again(id, &errno.to_string()),
+        }
+    }
+
+    /// The kernel has connected, or has given up.
+    pub(super) fn on_connected(&mut self, id: ConnectionId) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let Some(socket) = link.socket.take() else {
+            return;
+        };
+        match socket_error(&socket) {
+            Ok(Ok(())) => {
+                socket::tune(&socket);
+                link.greet(socket, self.now, &self.io.options);
+                self.begin(id);
+            }
+            Ok(Err(errno)) | Err(errno) => {
+                link.socket = Some(socket);
+                self.dial_again(id, &errno.to_string());
+            }
+        }
+    }
+
+    /// A socket is connected: the handshake begins.
+    fn begin(&mut self, id: ConnectionId) {
+        self.watch(id);
+        self.flush_one(id, self.now);
+        let options = &self.io.options;
+        let first_look = options.handshake.min(options.heartbeat_interval);
+        self.schedule(id, self.now + first_look);
+    }
+
+    pub(super) fn dial_again(&mut self, id: ConnectionId, why: &str) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let Some(dial) = &mut link.dial else {
+            return;
+        };
+        tracing::debug!(endpoint = %dial.endpoint, why, "not connected; trying again");
+        let until = dial.next_attempt(self.now, &self.io.options, &mut self.random);
+        link.reset(until, &mut self.io);
+        self.schedule(id, until);
+    }
+}
