@@ -25,7 +25,8 @@ pub struct LimitsConfig {
     /// Connections per shard that have not finished their handshake; at this many, accepting
     /// pauses. Not enforced by `libzmq`, which accepts by itself.
     pub unauthenticated_max: u64,
-    /// Bytes held for each of those. Not enforced by `libzmq`.
+    /// Bytes held for each of those. The native engine holds no more than a greeting and
+    /// `handshake_bytes_max`, which is at most this. Not enforced by `libzmq`.
     pub unauthenticated_bytes_max: u64,
     /// Time between two heartbeats on a connection. The libzmq engine has the kernel probe idle tcp
     /// connections instead, in whole seconds: libzmq's own heartbeats can abort the process.

@@ -130,6 +130,9 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
             Step::Yield => std::thread::yield_now(),
             Step::Park => {
                 let until = shard.next_wake(now);
+                if let Some(bell) = &bell {
+                    bell.quieten();
+                }
                 match &bell {
                     Some(bell) if shard.waits_for_nothing_else() => {
                         bell.park(&mut shard, now, until);
@@ -167,16 +170,30 @@ struct Bell {
     waker: Waker,
 }
 
-/// A descriptor that is readable once it was written to.
-struct Rung(OwnedFd, AtomicBool);
+/// Readable from when it was written to until it is read.
+struct Rung {
+    descriptor: OwnedFd,
+    was_written: AtomicBool,
+}
 
 impl Bell {
     /// `None`: out of descriptors. Then the executor parks.
     fn new() -> Option<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let rung = Arc::new(Rung(eventfd(0, flags).ok()?, AtomicBool::new(false)));
+        let rung = Arc::new(Rung {
+            descriptor: eventfd(0, flags).ok()?,
+            was_written: AtomicBool::new(false),
+        });
         let waker = rung.clone().into();
         Some(Self { rung, waker })
+    }
+
+    /// Is not readable any more. Before every parking, of either kind: the engine watches it, and
+    /// would let nobody sleep. Whoever was just writing is noticed the next time.
+    fn quieten(&self) {
+        if self.rung.was_written.swap(false, Ordering::Acquire) {
+            let _ = rustix::io::read(&self.rung.descriptor, &mut [0; 8]);
+        }
     }
 
     /// Sleeps until something arrives, a writer rings or the time comes.
@@ -186,10 +203,7 @@ impl Bell {
             let remaining = until.map(|until| until.saturating_duration_since(now));
             // A time that no timespec holds is none.
             let remaining = remaining.and_then(|it| Timespec::try_from(it).ok());
-            shard.engine.wait(self.rung.0.as_fd(), remaining);
-            if self.rung.1.swap(false, Ordering::Acquire) {
-                let _ = rustix::io::read(&self.rung.0, &mut [0; 8]);
-            }
+            shard.engine.wait(self.rung.descriptor.as_fd(), remaining);
         }
         shard.core.doorbell.leave();
     }
@@ -198,8 +212,8 @@ impl Bell {
 impl Wake for Rung {
     fn wake(self: Arc<Self>) {
         // The counter cannot overflow before the shard reads it.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
-        self.1.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
+        self.was_written.store(true, Ordering::Release);
     }
 }
 
