@@ -92,8 +92,8 @@ impl Caller {
         self.calls.len()
     }
 
-    /// How many wakers of this shard's own tasks it holds of which this is true; `None` if there are
-    /// too many to look at.
+    /// How many wakers of this shard's own tasks it holds of which this is true; `None` if there
+    /// are too many to look at.
     pub fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> Option<usize> {
         (self.answers.len() <= COUNTED_MAX).then(|| self.answers.count_wakers(is_counted))
     }
@@ -108,8 +108,8 @@ impl Caller {
         self.queues.get(&peer).is_some_and(Queue::is_busy)
     }
 
-    /// Whether anything may be loaded into an outbox now: it was staged, or a connection has come up,
-    /// or room has come.
+    /// Whether anything may be loaded into an outbox now: it was staged, or a connection has come
+    /// up, or room has come.
     #[inline]
     pub fn wants_load(&self) -> bool {
         self.wants_load

@@ -495,16 +495,4 @@ fn what_finds_the_outbox_full_waits_and_keeps_its_place() {
     });
 }
 
-#[test]
-fn an_answer_that_nobody_waits_for_any_more_is_still_entered() {
-    let mut bench = Bench::new();
-    let (request, answer) = bench.submit_sent(Kind::Request);
-    drop(answer);
-    assert!(bench.answer(Kind::Response, request.correlation, b""));
-    bench.assert_over(AccountSnapshot {
-        handled: 1,
-        ..account(1)
-    });
-}
-
 mod own;

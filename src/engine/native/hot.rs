@@ -42,8 +42,8 @@ impl HotSet {
         self.members.iter().map(|member| member.id)
     }
 
-    /// A connection was active: it becomes or stays hot, if there is room. Returns its streak (0: it
-    /// is not hot), and who is let go.
+    /// A connection was active: it becomes or stays hot, if there is room. Returns its streak (0:
+    /// it is not hot), and who is let go.
     #[inline]
     pub(super) fn enter(&mut self, id: ConnectionId) -> (u32, Option<ConnectionId>) {
         if let [only] = &mut self.members[..]

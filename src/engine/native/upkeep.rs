@@ -180,9 +180,9 @@ impl Native {
 
 /// The poller.
 impl Native {
-    /// Whether to look at those that are not hot: each turn if there are no hot ones, or others were
-    /// active; else now and then. What woke a parked shard is looked for only if the hot ones turn
-    /// out not to have been it.
+    /// Whether to look at those that are not hot: each turn if there are no hot ones, or others
+    /// were active; else now and then. What woke a parked shard is looked for only if the hot ones
+    /// turn out not to have been it.
     #[inline]
     pub(super) fn is_look_due(&mut self, hot_worked: bool) -> bool {
         self.turns_since_look += 1;

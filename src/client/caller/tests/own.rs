@@ -1,4 +1,4 @@
-//! What a shard's own tasks send.
+//! What a shard's own tasks send, and answers that nobody waits for.
 
 use super::*;
 
@@ -59,5 +59,17 @@ fn what_a_shards_own_tasks_send_ends_once_and_within_the_bounds() {
         not_sent: 2,
         lost: 1,
         ..account(4)
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_any_more_is_still_entered() {
+    let mut bench = Bench::new();
+    let (request, answer) = bench.submit_sent(Kind::Request);
+    drop(answer);
+    assert!(bench.answer(Kind::Response, request.correlation, b""));
+    bench.assert_over(AccountSnapshot {
+        handled: 1,
+        ..account(1)
     });
 }
