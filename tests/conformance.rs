@@ -23,7 +23,13 @@ use process::Served;
 use raw::{ACK, CONFIRM, Dealer, HELLO, JSON, NACK, ONE_WAY, RAW, REQUEST, RESPONSE, WELCOME};
 use serde_json::Value;
 
-const SCHEMES: [&str; 2] = ["tcp", "ipc"];
+/// What serves, and over what.
+const SERVED: [(&str, &str); 4] = [
+    ("native", "tcp"),
+    ("native", "ipc"),
+    ("libzmq", "tcp"),
+    ("libzmq", "ipc"),
+];
 
 /// Handler, codec, payload, and what a request brings: these bytes, or a nack for this reason with
 /// this text.
@@ -52,12 +58,12 @@ const HANDLERS: [(&str, u8, &[u8], Expected); 14] = [
 
 #[test]
 fn a_request_is_answered_by_a_response_or_a_nack() {
-    for scheme in SCHEMES {
-        let served = Served::start(&["--shards", "1"]);
+    for (engine, scheme) in SERVED {
+        let served = Served::start(&["--shards", "1", "--engine", engine]);
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         for (handler, codec, payload, expected) in HANDLERS {
             let answer = dealer.ask(REQUEST, handler, codec, payload);
-            let what = format!("{scheme} {handler} {codec}: {answer:?}");
+            let what = format!("{engine} {scheme} {handler} {codec}: {answer:?}");
             match expected {
                 Ok(reply) => {
                     assert_eq!(
@@ -83,12 +89,12 @@ fn a_request_is_answered_by_a_response_or_a_nack() {
 
 #[test]
 fn a_confirm_is_answered_by_an_empty_ack_or_a_nack() {
-    for scheme in SCHEMES {
-        let served = Served::start(&["--shards", "1"]);
+    for (engine, scheme) in SERVED {
+        let served = Served::start(&["--shards", "1", "--engine", engine]);
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         for (handler, codec, payload, expected) in HANDLERS {
             let answer = dealer.ask(CONFIRM, handler, codec, payload);
-            let what = format!("{scheme} {handler} {codec}: {answer:?}");
+            let what = format!("{engine} {scheme} {handler} {codec}: {answer:?}");
             match expected {
                 Ok(_) => {
                     assert_eq!((answer.kind, answer.reason), (ACK, 0), "{what}");
@@ -106,8 +112,8 @@ fn a_confirm_is_answered_by_an_empty_ack_or_a_nack() {
 /// Answers come in the order of inline messages, so one to a one-way message would come first.
 #[test]
 fn a_one_way_message_is_handled_and_never_answered() {
-    for scheme in SCHEMES {
-        let served = Served::start(&["--shards", "1"]);
+    for (engine, scheme) in SERVED {
+        let served = Served::start(&["--shards", "1", "--engine", engine]);
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         for (handler, codec, payload, _) in HANDLERS {
             dealer.send(ONE_WAY, handler, codec, payload);
@@ -129,8 +135,8 @@ fn a_one_way_message_is_handled_and_never_answered() {
 
 #[test]
 fn hello_is_answered_by_welcome() {
-    for scheme in SCHEMES {
-        let served = Served::start(&["--shards", "1"]);
+    for (engine, scheme) in SERVED {
+        let served = Served::start(&["--shards", "1", "--engine", engine]);
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         let hello = br#"{"instance":"550e8400-e29b-41d4-a716-446655440000","versions":[2],"x":[]}"#;
         let correlation = dealer.send_header(raw::header(HELLO, u64::MAX, 0, RAW, 0), hello);
@@ -166,13 +172,16 @@ fn python_peers_agree() {
         io::stderr().write_all(why.as_bytes()).expect("stderr");
         return;
     }
-    for scheme in SCHEMES {
-        let served = Served::start(&[]);
+    for (engine, scheme) in SERVED {
+        let served = Served::start(&["--engine", engine]);
         for script in ["examples/python_client.py", "tests/conformance/peer.py"] {
             let output = python(script, &[&served.endpoint(scheme)]);
             let stdout = String::from_utf8_lossy(&output.stdout);
             let stderr = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{script}:\n{stdout}\n{stderr}");
+            assert!(
+                output.status.success(),
+                "{engine} {script}:\n{stdout}\n{stderr}"
+            );
         }
         served.stop();
     }

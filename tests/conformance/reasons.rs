@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use rustix::process::Signal;
 
 use crate::{
-    SCHEMES,
+    SERVED,
     process::Served,
     raw::{
         CONFIRM, Dealer, GOODBYE, HELLO, JSON, NACK, ONE_WAY, RAW, REQUEST, RESPONSE, header, key,
@@ -25,23 +25,24 @@ const UNSUPPORTED: u16 = 10;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 fn each_scheme(check: impl Fn(&mut Dealer)) {
-    let served = Served::start(&["--shards", "1"]);
-    for scheme in SCHEMES {
+    for (engine, scheme) in SERVED {
+        let served = Served::start(&["--shards", "1", "--engine", engine]);
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         check(&mut dealer);
         // Whatever it was, the connection and the shard live on.
         let alive = dealer.ask(REQUEST, "echo", RAW, b"still there?");
-        assert_eq!(alive.payload, b"still there?", "{scheme}");
+        assert_eq!(alive.payload, b"still there?", "{engine} {scheme}");
     }
 }
 
 /// A server whose configuration has these limits.
-fn served_with(limits: &str) -> (tempfile::TempDir, Served) {
+fn served_with(engine: &str, limits: &str) -> (tempfile::TempDir, Served) {
     let directory = tempfile::tempdir().expect("a directory");
     let config = directory.path().join("corelane.toml");
     std::fs::write(&config, format!("[limits]\n{limits}\n")).expect("a file");
     let config = config.to_str().expect("a path of text");
-    let served = Served::start(&["--shards", "1", "--config", config]);
+    let args = ["--shards", "1", "--config", config, "--engine", engine];
+    let served = Served::start(&args);
     (directory, served)
 }
 
@@ -89,8 +90,8 @@ fn a_deadline_that_passes_before_the_handler_starts() {
 
 #[test]
 fn more_spawned_handlers_than_the_limit() {
-    let (_config, served) = served_with("spawned_max = 2");
-    for scheme in SCHEMES {
+    for (engine, scheme) in SERVED {
+        let (_config, served) = served_with(engine, "spawned_max = 2");
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         let sleeping = [(); 2].map(|()| dealer.send(REQUEST, "sleep", JSON, br#"{"ms":700}"#));
         let refused = dealer.send(REQUEST, "sleep", JSON, br#"{"ms":1}"#);
@@ -109,8 +110,8 @@ fn more_spawned_handlers_than_the_limit() {
 
 #[test]
 fn a_process_that_is_stopping() {
-    for scheme in SCHEMES {
-        let (_config, served) = served_with("drain_ms = 30000");
+    for (engine, scheme) in SERVED {
+        let (_config, served) = served_with(engine, "drain_ms = 30000");
         let mut dealer = Dealer::connect(&served.endpoint(scheme));
         let hello = br#"{"instance":"550e8400-e29b-41d4-a716-446655440000","versions":[2]}"#;
         let correlation = dealer.correlation();
