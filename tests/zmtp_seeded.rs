@@ -1,6 +1,8 @@
 //! What the ZMTP fuzz targets do, on stable Rust and from seeds: greetings, handshakes and streams
 //! of frames that are random or mutated never panic, are read alike however they are cut, and ask
 //! nobody to hold more than the limits. What is built by the rules is read as what it is.
+//!
+//! `CORELANE_INPUTS_TIMES=800 cargo test --release --test zmtp_seeded` reads a hundred million.
 
 #[path = "zmtp_seeded/checks.rs"]
 mod checks;
@@ -10,6 +12,12 @@ use corelane::wire::zmtp::{GREETING_BYTES, Handshake, Role, write_error, write_p
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 const ROLES: [Role; 2] = [Role::Listener, Role::Dialer];
+
+/// So many inputs, or `CORELANE_INPUTS_TIMES` as many.
+fn inputs(count: u64) -> u64 {
+    let times = std::env::var("CORELANE_INPUTS_TIMES");
+    count * times.map_or(1, |times| times.parse().expect("a number"))
+}
 
 /// Flips, overwrites, cuts, repeats or extends a little.
 fn mutate(random: &mut SmallRng, bytes: &mut Vec<u8>) {
@@ -61,7 +69,7 @@ fn peer_of(role: Role) -> Role {
 fn no_greeting_panics_or_depends_on_how_it_arrives() {
     let mut random = SmallRng::seed_from_u64(1);
     let (mut accepted, mut refused) = (0, 0);
-    for _ in 0..40_000 {
+    for _ in 0..inputs(40_000) {
         let role = *ROLES.choose(&mut random).unwrap();
         let mut stream = match random.random_range(0..4) {
             0 => random_bytes(&mut random, 100),
@@ -91,7 +99,7 @@ fn no_greeting_panics_or_depends_on_how_it_arrives() {
 fn no_handshake_panics_or_depends_on_how_it_arrives() {
     let mut random = SmallRng::seed_from_u64(2);
     let (mut accepted, mut refused, mut waiting) = (0, 0, 0);
-    for _ in 0..40_000 {
+    for _ in 0..inputs(40_000) {
         let role = *ROLES.choose(&mut random).unwrap();
         let mut stream = beginning(peer_of(role));
         let mut ready = stream.split_off(GREETING_BYTES);
@@ -197,7 +205,7 @@ fn random_stream(random: &mut SmallRng) -> (Vec<u8>, Vec<Event>) {
 #[test]
 fn streams_are_read_as_they_were_built() {
     let mut random = SmallRng::seed_from_u64(3);
-    for _ in 0..15_000 {
+    for _ in 0..inputs(15_000) {
         let (stream, expected) = random_stream(&mut random);
         assert_eq!(check_frames(&stream, seed(&mut random)), expected);
     }
@@ -207,7 +215,7 @@ fn streams_are_read_as_they_were_built() {
 fn no_stream_panics_or_depends_on_how_it_arrives() {
     let mut random = SmallRng::seed_from_u64(4);
     let (mut passed, mut ended) = (0, 0);
-    for _ in 0..30_000 {
+    for _ in 0..inputs(30_000) {
         let mut stream = match random.random_range(0..4) {
             0 => {
                 // Small numbers are flags and lengths that make sense.
