@@ -46,6 +46,7 @@ macro_rules! suite {
                     a_handler_calls_another_peer
                     pipelined_answers_find_their_calls
                     a_guest_runs_on_its_shard_and_its_panic_is_its_own
+                    tasks_of_a_parked_shard_wait_for_whatever_they_like
                     a_mebibyte_comes_back_and_more_is_refused
                     names_of_called_handlers_are_learnt
                     one_way_messages_are_accounted_for;

@@ -82,6 +82,12 @@ impl Tasks {
         self.is_any_ready.load(Ordering::Acquire) && self.is_any_ready.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether a task was woken and has not run since.
+    #[inline]
+    pub(super) fn has_ready(&self) -> bool {
+        self.is_any_ready.load(Ordering::Acquire)
+    }
+
     /// Whether no task waits for anything but what `count` finds: it is asked how many wakers it
     /// holds of which something is true. Then only the reactor can wake them, and the executor has
     /// nothing to do meanwhile. False if that would take long to find out.

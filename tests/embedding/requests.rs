@@ -1,6 +1,6 @@
 //! What works.
 
-use std::{cell::Cell, panic::resume_unwind, rc::Rc, thread};
+use std::{cell::Cell, panic::resume_unwind, rc::Rc, thread, time::Duration};
 
 use bytes::Bytes;
 use corelane::{
@@ -10,6 +10,9 @@ use corelane::{
     metrics::Metric,
     wire::Reason,
 };
+
+use futures_lite::future::{or, yield_now};
+use oneshot::async_channel;
 
 use crate::service::{Setup, Sum, Total, echo, eventually, sleep, sum};
 
@@ -255,6 +258,48 @@ pub(crate) fn a_guest_runs_on_its_shard_and_its_panic_is_its_own(setup: &Setup) 
     eventually("no guest is left", || {
         caller.metrics().total().spawned_now == 0
     });
+}
+
+/// A shard parks without its executor while its tasks wait for answers alone: nothing else that a
+/// task waits for may be left waiting for that.
+pub(crate) fn tasks_of_a_parked_shard_wait_for_whatever_they_like(setup: &Setup) {
+    let (service, caller) = (setup.serve(vec![echo(), sleep()]), setup.caller());
+    let peer = service.connect(&caller);
+    let calls = peer.clone();
+    let waits = caller.run_on(0, move |cx| async move {
+        // For its turn, again and again.
+        for _ in 0..1_000 {
+            yield_now().await;
+        }
+        // For the executor's own timer, alone and beside a call.
+        glommio::timer::sleep(Duration::from_millis(5)).await;
+        let asleep = || {
+            let message = cx.client().message("sleep").json(&300_u64).unwrap();
+            let call = message.to(&calls).request::<u64>().send().unwrap();
+            async move { Some(call.await) }
+        };
+        let sooner = or(asleep(), async {
+            glommio::timer::sleep(Duration::from_millis(5)).await;
+            None
+        });
+        assert!(sooner.await.is_none(), "the timer came first");
+        // For an answer, a sleep by the shard's clock, and both.
+        let message = cx.client().message("echo").raw("x").to(&calls);
+        message.request().await.unwrap();
+        cx.sleep(Duration::from_millis(5)).await;
+        let sooner = or(asleep(), async {
+            cx.sleep(Duration::from_millis(5)).await;
+            None
+        });
+        sooner.await.is_none()
+    });
+    assert_eq!(waits.wait(), Some(true));
+    // For another thread.
+    let (tell, told) = async_channel();
+    let told = caller.run_on(0, move |_| async move { told.await.ok() });
+    thread::sleep(Duration::from_millis(20));
+    tell.send(7).unwrap();
+    assert_eq!(told.wait(), Some(Some(7)));
 }
 
 pub(crate) fn a_mebibyte_comes_back_and_more_is_refused(setup: &Setup) {

@@ -2,7 +2,7 @@
 //!
 //! A round trip costs the two system calls that raw sockets need, and the polls that found nothing.
 //! Connections that were active just now are read directly, a few of them each turn; all others
-//! wait in one epoll set and cost nothing until they say something ([`hot`]). A read lands in a
+//! wait in one epoll set and cost nothing until they say something. A read lands in a
 //! buffer that is used again, messages are handed on where they stand in it, and what the turn has
 //! written to a connection leaves in one write, large payloads from where they are.
 //!
