@@ -1,8 +1,8 @@
 //! The loop around the reactor: spin, yield, park.
 //!
-//! While nothing but the engine, the doorbell and timers of its own can bring a shard work, it parks
-//! in one system call ([`Bell`]). Tasks that wait for something else need glommio's executor, and
-//! then the shard parks as one of its tasks ([`Parking`]).
+//! While nothing but the engine, the doorbell and timers of its own can bring a shard work, it
+//! parks in one system call ([`Bell`]). Tasks that wait for something else need glommio's
+//! executor, and then the shard parks as one of its tasks ([`Parking`]).
 //!
 //! glommio 0.9 has no way to await an arbitrary descriptor. But a stream made from one arms a
 //! readiness poll as it is made, and reading it once returns when the descriptor is readable; the
@@ -168,9 +168,9 @@ fn step(idle: Idle, idle_for: Duration) -> Step {
     }
 }
 
-/// Parking without the executor: the engine waits, for its sockets and for a descriptor of ours that
-/// the doorbell writes to. Half the CPU of going through glommio's rings, and 15 µs sooner awake;
-/// but the executor stands still meanwhile, so only while it has nothing to do.
+/// Parking without the executor: the engine waits, for its sockets and for a descriptor of ours
+/// that the doorbell writes to. Half the CPU of going through glommio's rings, and 15 µs sooner
+/// awake; but the executor stands still meanwhile, so only while it has nothing to do.
 struct Bell {
     rung: Arc<Rung>,
     waker: Waker,

@@ -136,11 +136,11 @@ fn the_end_of_a_large_message_comes_byte_by_byte() {
     });
     world.server().take();
     let payloads = [payload(&mut random, 1 << 20)];
-    let mut left = (1 << 20) + 51;
+    let mut left = (1_usize << 20) + 51;
     exchange(&mut world, &mut plain, &payloads, || {
         let chunk = if left > 3_000 { left - 3_000 } else { 1 };
-        left -= chunk;
-        chunk.max(1)
+        left = left.saturating_sub(chunk);
+        chunk
     });
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     plain::{COMMAND, Plain, Said, frame, message},
-    world::{Seen, World, options, tcp},
+    world::{Answer, Seen, World, options, tcp},
 };
 
 const STEP: Duration = Duration::from_millis(100);
@@ -257,4 +257,34 @@ fn one_that_is_asked_directly_is_written_to_again_once_it_reads() {
         hot.read();
         world.server().engine.look(id).unwrap().is_empty()
     });
+}
+
+/// As many as are read directly each turn, and each of them brings more than a turn takes.
+#[test]
+fn nobody_starves_beside_those_that_never_stop() {
+    const FLOODS: usize = 4;
+    let directory = TempDir::new().unwrap();
+    // No window that has to open again before more comes.
+    let (mut world, at) = World::serving(options(), &ipc(&directory));
+    world.server().answer = Answer::Nothing;
+    let mut floods: Vec<Plain> = (0..FLOODS).map(|_| Plain::dealer(&at)).collect();
+    world.until("they are up", |world| world.server().ups().len() == FLOODS);
+    let flood = message(1, &[7; 64]).repeat(1_000);
+    let mut turn = |world: &mut World| {
+        for plain in &mut floods {
+            if plain.waiting() < flood.len() {
+                plain.queue(&flood);
+            }
+            plain.push(usize::MAX);
+        }
+        world.turn();
+        world.server().take()
+    };
+    for _ in 0..500 {
+        turn(&mut world);
+    }
+    let mut quiet = Plain::dealer(&at);
+    quiet.write(&message(2, b"me too"));
+    let is_quiet = |it: &Seen| matches!(it, Seen::Message(_, 2, _));
+    assert!((0..1_500).any(|_| turn(&mut world).iter().any(is_quiet)));
 }

@@ -92,6 +92,8 @@ pub struct Native {
     mailbox: Arc<Mailbox>,
     random: fastrand::Rng,
     turns_since_look: u32,
+    /// Counted up each turn: which of the hot ones is read first, and who has the odd message.
+    first_hot: usize,
     /// The poller tells of the shard's doorbell, too.
     is_bell_watched: bool,
     /// It may have parked since the last look.
@@ -162,6 +164,7 @@ impl Native {
             mailbox,
             random: fastrand::Rng::new(),
             turns_since_look: 0,
+            first_hot: 0,
             is_bell_watched: false,
             has_parked: false,
             others_active: false,
@@ -236,12 +239,14 @@ impl Engine for Native {
     ) -> usize {
         self.now = now;
         let mut work = self.tell_of_the_gone(messages_max, sink);
-        for index in 0..self.hot.len() {
+        let hot_max = messages_max - self.reserve_for_ready(messages_max);
+        let hot = self.hot.len();
+        for index in 0..hot {
             // One that is let go leaves its place to another, which the next turn asks.
-            if let Some(id) = self.hot.get(index)
-                && work < messages_max
+            if let Some(id) = self.hot.get((self.first_hot + index) % hot)
+                && work < hot_max
             {
-                work += self.harvest(id, now, messages_max - work, sink);
+                work += self.harvest(id, now, hot_max - work, sink);
             }
         }
         // What ended the last wait.

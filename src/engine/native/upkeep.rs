@@ -56,6 +56,17 @@ impl Native {
         harvest.events.max(1)
     }
 
+    /// How many of a turn's messages are kept for those that wait to be read: half of them, if
+    /// there are any. However much the hot ones bring, nobody starves beside them.
+    #[inline]
+    pub(super) fn reserve_for_ready(&mut self, messages_max: usize) -> usize {
+        self.first_hot = self.first_hot.wrapping_add(1);
+        match self.ready.is_empty() {
+            true => 0,
+            false => (messages_max + self.first_hot % 2) / 2,
+        }
+    }
+
     /// A connection was active: it may become hot, leave the poller's set for a while, or have the
     /// poller wait for something else.
     #[inline]
