@@ -239,7 +239,7 @@ impl Engine for Native {
     ) -> usize {
         self.now = now;
         let mut work = self.tell_of_the_gone(messages_max, sink);
-        let hot_max = messages_max - self.reserve_for_ready(messages_max);
+        let hot_max = messages_max - self.reserve_for_others(messages_max);
         let hot = self.hot.len();
         for index in 0..hot {
             // One that is let go leaves its place to another, which the next turn asks.

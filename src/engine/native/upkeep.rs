@@ -56,14 +56,16 @@ impl Native {
         harvest.events.max(1)
     }
 
-    /// How many of a turn's messages are kept for those that wait to be read: half of them, if
-    /// there are any. However much the hot ones bring, nobody starves beside them.
+    /// How many of a turn's messages are kept for those that are not read directly: half of them,
+    /// if any wait. However much the hot ones bring, nobody starves beside them.
     #[inline]
-    pub(super) fn reserve_for_ready(&mut self, messages_max: usize) -> usize {
+    pub(super) fn reserve_for_others(&mut self, messages_max: usize) -> usize {
         self.first_hot = self.first_hot.wrapping_add(1);
-        match self.ready.is_empty() {
-            true => 0,
-            false => (messages_max + self.first_hot % 2) / 2,
+        // Hot ones wait, too, with what they had no room for; all but a few that wait are others.
+        let is_other = |id: &ConnectionId| !self.hot.ids().any(|hot| hot == *id);
+        match self.ready.iter().any(is_other) {
+            true => (messages_max + self.first_hot % 2) / 2,
+            false => 0,
         }
     }
 
