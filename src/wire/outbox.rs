@@ -29,6 +29,9 @@ pub const ATTACHED_BYTES_MIN: usize = 16 << 10;
 /// An emptied buffer larger than this is given back, so that one burst does not hold memory for
 /// ever.
 const KEPT_BYTES_MAX: usize = 1 << 20;
+/// The same for a buffer that nobody uses: a service has thousands of quiet peers, and each had its
+/// burst once.
+const RESTING_BYTES_MAX: usize = 4 << 10;
 /// Sent bytes at the front are moved out of the way once they are at least this many and half of
 /// the buffer.
 const COMPACT_BYTES_MIN: usize = 64 << 10;
@@ -55,6 +58,8 @@ pub struct Outbox {
     bytes_max: usize,
     /// Buffers of payloads that have left, for whoever gave them.
     spent: Vec<Vec<u8>>,
+    /// The number of the next message when the outbox was last found at rest or not.
+    pushed_before: u64,
 }
 
 /// A payload that leaves from where it is.
@@ -104,6 +109,7 @@ impl Outbox {
             messages_max,
             bytes_max,
             spent: Vec::new(),
+            pushed_before: 0,
         }
     }
 
@@ -212,6 +218,21 @@ impl Outbox {
     #[inline]
     pub fn bytes(&self) -> usize {
         self.buffer.len() - self.left + self.attached_bytes
+    }
+
+    /// Bytes that its buffer takes up, whether or not something waits in it.
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// To be called now and then: gives a buffer of more than 4 KiB back if nothing waits and
+    /// nothing was pushed since the last call.
+    pub fn rest(&mut self) {
+        let is_unused = self.pushed_before == self.pushed() && self.is_empty();
+        self.pushed_before = self.pushed();
+        if is_unused && self.capacity() > RESTING_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
     }
 
     /// Messages pushed since the outbox was made: the number of the next one.

@@ -9,7 +9,7 @@ use corelane::{
 };
 
 use crate::{
-    plain::{MORE, Plain, Said, message},
+    plain::{COMMAND, MORE, Plain, Said, frame, message},
     world::{Answer, Seen, World, options, tcp},
 };
 
@@ -257,4 +257,39 @@ fn beginnings_of_messages_are_within_the_bound() {
         plain.write(&message(8, b"next"));
     }
     world.until("all live", |world| world.server().messages().len() == 110);
+}
+
+/// Whoever writes now and then keeps its buffer; a burst long ago holds no memory.
+#[test]
+fn a_quiet_connection_gives_its_write_buffer_back() {
+    const BYTES: usize = 500;
+    const COUNT: u64 = 1_000;
+    let (mut world, at) = World::serving(options(), &tcp());
+    let mut plain = Plain::dealer(&at);
+    world.until("it is up", |world| !world.server().ups().is_empty());
+    let id = world.server().ups()[0];
+    for correlation in 0..COUNT {
+        assert!(world.server().send(id, correlation, &[7; BYTES]));
+    }
+    world.until("all has left", |world| {
+        plain.read();
+        world.server().engine.look(id).unwrap().is_empty()
+    });
+    let capacity = |world: &mut World| world.server().engine.look(id).unwrap().capacity();
+    let full = capacity(&mut world);
+    assert!(full > BYTES * COUNT as usize);
+
+    let step = Duration::from_millis(100);
+    let interval = options().heartbeat_interval;
+    for is_used in [true, false] {
+        world.pass(3 * interval, step, |world| {
+            plain.write(&frame(COMMAND, b"\x04PONG"));
+            plain.read();
+            assert!(!is_used || world.server().send(id, 1, b"now and then"));
+            false
+        });
+        let left = capacity(&mut world);
+        assert!(if is_used { left == full } else { left <= 4096 }, "{left}");
+    }
+    assert_eq!(world.server().downs(), []);
 }

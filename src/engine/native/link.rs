@@ -272,6 +272,7 @@ impl Link {
 
     fn check_heartbeat(&mut self, now: Instant, options: &EngineOptions) -> Result<Tick, Lost> {
         let mut next = now + options.heartbeat_interval;
+        self.outbox.rest();
         if self.is_paused || self.outbox.is_full() {
             let cut_at = *self.full_since.get_or_insert(now) + options.slow_consumer;
             if cut_at <= now {
