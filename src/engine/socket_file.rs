@@ -2,12 +2,13 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
-    io::ErrorKind,
-    os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-        net::UnixStream,
-    },
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+};
+
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 
 use crate::{config::Endpoint, error::EngineError};
@@ -34,16 +35,28 @@ pub(super) fn prepare_path(at: &Endpoint, path: &Path) -> Result<(), EngineError
             "the path is a file that is no socket; remove it or choose another",
         ));
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(EngineError::InUse {
+    match is_listened_on(path) {
+        Ok(true) => Err(EngineError::InUse {
             endpoint: at.to_string(),
         }),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+        Ok(false) => {
             tracing::info!(endpoint = %at, "removing a stale socket that nobody listens on");
             fs::remove_file(path)
                 .map_err(|error| refuse(at, format!("cannot remove a stale socket: {error}")))
         }
-        Err(error) => Err(refuse(at, format!("a socket is there already: {error}"))),
+        Err(errno) => Err(refuse(at, format!("a socket is there already: {errno}"))),
+    }
+}
+
+/// Does not wait for whoever listens: it may hang, with as many connections waiting as it takes.
+fn is_listened_on(path: &Path) -> Result<bool, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }
 

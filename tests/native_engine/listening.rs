@@ -91,6 +91,23 @@ fn a_stale_file_is_taken_over_and_a_live_one_is_not() {
     assert_eq!(fs::read(&file).unwrap(), b"precious");
 }
 
+/// It takes no more connections, and an attempt that waits for room waits for ever.
+#[test]
+fn a_live_socket_whose_owner_hangs_is_in_use() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("socket");
+    let hangs = UnixListener::bind(&path).unwrap();
+    // Of those that connected, one may wait.
+    rustix::net::listen(&hangs, 0).unwrap();
+    let _waits = UnixStream::connect(&path).unwrap();
+    let at = format!("ipc://{}", path.display()).parse().unwrap();
+    let refused = World::new([options()]).server().engine.listen(&at);
+    assert!(
+        matches!(refused, Err(EngineError::InUse { .. })),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn a_port_in_use_is_said_to_be() {
     let (mut world, bound) = World::serving(options(), &tcp());
