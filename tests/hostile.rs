@@ -1,5 +1,7 @@
 //! A thousand hostile connections beside one good client, which is answered every time.
 
+#[path = "native_engine/descriptors.rs"]
+mod descriptors;
 #[path = "native_engine/plain.rs"]
 #[allow(dead_code)] // what other tests need of it
 mod plain;
@@ -23,7 +25,6 @@ use corelane::{
 };
 use plain::{COMMAND, MORE, Plain, Said, frame, greeting, head, introduction, ping};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const HOSTILE: usize = 1_000;
 const DESCRIPTORS_MIN: u64 = 4_096;
@@ -200,15 +201,7 @@ fn resident_bytes() -> u64 {
 
 #[test]
 fn a_thousand_hostile_peers_beside_a_good_client_harm_nobody() {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    )
-    .unwrap();
+    let maximum = descriptors::raise_limit();
     if maximum.is_some_and(|maximum| maximum < DESCRIPTORS_MIN) {
         eprintln!("SKIPPED: only {maximum:?} descriptors; raise `ulimit -Hn` to {DESCRIPTORS_MIN}");
         return;

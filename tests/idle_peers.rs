@@ -1,5 +1,7 @@
 //! Ten thousand idle connections beside a busy one: what they cost it, counted in system calls.
 
+#[path = "native_engine/descriptors.rs"]
+mod descriptors;
 #[path = "native_engine/plain.rs"]
 #[allow(dead_code)] // what other tests need of it
 mod plain;
@@ -11,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use corelane::engine::{EngineOptions, native::IoStats};
 use plain::Plain;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use world::{Seen, World, options, tcp};
 
 const IDLE_MAX: usize = 10_000;
@@ -21,15 +22,7 @@ const PING_PONGS: u64 = 10_000;
 
 /// As many as this process may have with both of their ends in it.
 fn idle_peers() -> usize {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    )
-    .unwrap();
+    let maximum = descriptors::raise_limit();
     let may_have = maximum.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_ELSE) / 2;
     let idle = usize::try_from(may_have).unwrap_or(IDLE_MAX).min(IDLE_MAX);
     if idle < IDLE_MAX {
