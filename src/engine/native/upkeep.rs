@@ -62,7 +62,7 @@ impl Native {
     pub(super) fn reserve_for_others(&mut self, messages_max: usize) -> usize {
         self.first_hot = self.first_hot.wrapping_add(1);
         // Hot ones wait, too, with what they had no room for; all but a few that wait are others.
-        let is_other = |id: &ConnectionId| !self.hot.ids().any(|hot| hot == *id);
+        let is_other = |&id: &ConnectionId| !self.hot.contains(id);
         match self.ready.iter().any(is_other) {
             true => (messages_max + self.first_hot % 2) / 2,
             false => 0,
@@ -281,7 +281,7 @@ impl Native {
         if ready.readable && !link.is_ready {
             link.is_ready = true;
             self.ready.push_back(id);
-            self.others_active |= !self.hot.ids().any(|hot| hot == id);
+            self.others_active |= !self.hot.contains(id);
         }
     }
 
