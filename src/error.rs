@@ -254,6 +254,19 @@ pub enum RegistryError {
         /// The name.
         name: String,
     },
+    /// Its messages are to run on a shard that is not there.
+    #[error(
+        "handler {name:?} runs on shard {shard}, but there are {shards}: name one of 0 to \
+         {shards}-1, or `on_last_shard`"
+    )]
+    NoSuchShard {
+        /// The handler's name.
+        name: String,
+        /// Which shard.
+        shard: usize,
+        /// How many there are.
+        shards: usize,
+    },
     /// No name, or too long a one.
     #[error("handler {name:?}: a name takes 1 to {bytes_max} bytes")]
     Length {

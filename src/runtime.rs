@@ -16,6 +16,7 @@
 //! ```
 
 mod collector;
+mod listening;
 mod start;
 
 use std::{
@@ -247,7 +248,9 @@ impl Runtime {
                 "a shard did not stop in time: one of its handlers does not return"
             );
         }
-        self.collector().counters()
+        let mut counters = self.collector().counters();
+        counters.settle_hops();
+        counters
     }
 
     fn collector(&self) -> MutexGuard<'_, Collector> {

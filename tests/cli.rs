@@ -56,12 +56,16 @@ fn each_shard_answers_at_its_own_endpoint_on_its_own_cpu() {
             assert_eq!(place["cpu"], *cpu, "{endpoint}");
             assert!(place["numa_node"].is_u64(), "{place}");
             assert!(corelane(&["call", endpoint, "count"]).status.success());
+            let last = corelane(&["call", endpoint, "where.one"]);
+            let place: serde_json::Value =
+                serde_json::from_slice(&last.stdout).expect("where.one answers in JSON");
+            assert_eq!(place["shard"], shards.len() - 1, "{endpoint}");
         }
+        // Each shard has counted what came to its own two endpoints.
+        let endpoint = shard["endpoints"][0].as_str().expect("a text");
+        let counted = corelane(&["call", endpoint, "count.read"]);
+        assert_eq!(String::from_utf8_lossy(&counted.stdout), r#"{"count":2}"#);
     }
-    // Counted at each endpoint of each shard, read at one.
-    let counted = corelane(&["call", &served.endpoint("ipc"), "count.read"]);
-    let expected = format!(r#"{{"count":{}}}"#, 2 * shards.len());
-    assert_eq!(String::from_utf8_lossy(&counted.stdout), expected);
 }
 
 /// What an option does not say, the file does.

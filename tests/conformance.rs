@@ -155,11 +155,20 @@ fn hello_is_answered_by_welcome() {
         );
         assert!(welcome["features"].is_array() && welcome["host"].is_string());
         let handlers = welcome["handlers"].as_array().expect("handlers");
-        assert_eq!(handlers.len(), 9);
+        assert_eq!(handlers.len(), 11);
+        assert_eq!(
+            (&welcome["shard"], &welcome["route_map"]),
+            (&0.into(), &"splitmix64".into())
+        );
         for handler in handlers {
             let name = handler["name"].as_str().expect("a name");
             assert_eq!(handler["key"], format!("{:016x}", raw::key(name)));
-            assert_eq!(handler["affinity"], "local");
+            let affinity = match name {
+                "where.one" => "shard:0",
+                "where.key" => "key",
+                _ => "local",
+            };
+            assert_eq!(handler["affinity"], affinity);
         }
     }
 }

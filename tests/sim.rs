@@ -32,12 +32,19 @@ fn every_call_ends_once_and_every_message_is_accounted_for() {
         return;
     }
     let mut ends = [0; load::ENDS.len()];
+    let mut crossed = 0;
     for seed in 0..number("CORELANE_SEEDS").unwrap_or(SEEDS) {
         let trace = run(seed);
+        let hops = trace.last().expect("the counters are its last line");
+        crossed += usize::from(!hops.contains("hopped_in: 0"));
         for (count, end) in ends.iter_mut().zip(load::ENDS) {
             *count += trace.iter().filter(|line| line.ends_with(end)).count();
         }
     }
+    assert!(
+        crossed >= 25,
+        "messages crossed shards in only {crossed} seeds"
+    );
     // Seeds that hardly ever come to one of them would prove nothing about it.
     for (count, end) in ends.iter().zip(load::ENDS) {
         assert!(*count >= 5, "{end:?} came about only {count} times");

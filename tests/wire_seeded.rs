@@ -144,14 +144,9 @@ fn random_hello(random: &mut SmallRng) -> Hello {
             .collect()
     };
     let handlers = texts(random);
-    let handlers = handlers.into_iter().map(|name| HandlerEntry {
-        affinity: Affinity(
-            ["local", "shard:3", "key"]
-                .choose(random)
-                .unwrap()
-                .to_string(),
-        ),
-        ..HandlerEntry::local(&name)
+    let handlers = handlers.into_iter().map(|name| {
+        let affinity = ["local", "shard:3", "key", "shard:x", "elsewhere"].choose(random);
+        HandlerEntry::new(&name, Affinity::from(affinity.unwrap().to_string()))
     });
     Hello {
         handlers: handlers.collect(),

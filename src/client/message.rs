@@ -25,6 +25,7 @@ const DEADLINE_MAX: Duration = Duration::from_micros(u32::MAX as u64);
 pub struct Message<'c, C> {
     client: &'c C,
     handler: HandlerKey,
+    route_key: u64,
 }
 
 /// The payload is bytes, and so is the reply.
@@ -36,7 +37,17 @@ pub struct Encoded;
 
 impl<'c, C: Submit> Message<'c, C> {
     pub(super) fn new(client: &'c C, handler: HandlerKey) -> Self {
-        Self { client, handler }
+        Self {
+            client,
+            handler,
+            route_key: 0,
+        }
+    }
+
+    /// For handlers that are sharded by key; 0 means none.
+    pub fn route_key(mut self, key: u64) -> Self {
+        self.route_key = key;
+        self
     }
 
     /// Bytes as they are. `Bytes` and `Vec<u8>` are not copied here, and large ones nowhere.
@@ -88,13 +99,17 @@ impl<'c, C: Submit> Message<'c, C> {
     }
 
     fn with<K>(self, codec: Codec, payload: Payload) -> Outgoing<'c, C, K> {
-        let Self { client, handler } = self;
+        let Self {
+            client,
+            handler,
+            route_key,
+        } = self;
         Outgoing {
             client,
             handler,
             codec,
             payload,
-            route_key: 0,
+            route_key,
             kind: PhantomData,
         }
     }
@@ -113,7 +128,7 @@ pub struct Outgoing<'c, C, K> {
 }
 
 impl<'c, C: Submit, K> Outgoing<'c, C, K> {
-    /// For handlers that are sharded by key.
+    /// For handlers that are sharded by key; 0 means none.
     pub fn route_key(mut self, key: u64) -> Self {
         self.route_key = key;
         self

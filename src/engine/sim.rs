@@ -317,7 +317,8 @@ impl Engine for Sim {
             let Some(cable) = self.links.get(connection).and_then(|link| link.cable) else {
                 continue;
             };
-            while count < messages_max {
+            let is_held = |sim: &Self| sim.look(connection).is_some_and(Outbox::is_held);
+            while count < messages_max && !is_held(self) {
                 let Some(mut parcel) = self.next_parcel(cable, now) else {
                     break;
                 };

@@ -12,6 +12,8 @@ use crate::client::LocalClient;
 pub struct ShardInfo {
     /// Its number, from 0.
     pub shard: usize,
+    /// How many shards its process runs.
+    pub shards: usize,
     /// The CPU that it is pinned to.
     pub cpu: usize,
     /// The NUMA node of that CPU.

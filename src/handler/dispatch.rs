@@ -14,7 +14,7 @@ use quanta::Instant;
 use super::{
     Context, Registry, ShardInfo, TaskContext, Timers,
     inline::{InlineCall, Reply},
-    registry::Runner,
+    registry::{Home, Runner},
 };
 use crate::{
     client::LocalClient,
@@ -100,6 +100,7 @@ enum Objection {
     Codec(u8),
     Compressed,
     NoDeadline,
+    NoRouteKey,
     UnknownHandler(HandlerKey),
     TooLate,
     TooManyTasks,
@@ -118,7 +119,7 @@ impl Registry {
             Ok(index) => index,
             Err(objection) => return refuse(header, arrival.outbox, None, &objection.into()),
         };
-        match self.entries[index].1 {
+        match self.entries[index].runner {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
         }
@@ -144,6 +145,9 @@ impl Registry {
         let Some(index) = self.index_of(header.handler) else {
             return Err(Objection::UnknownHandler(header.handler));
         };
+        if header.route_key == 0 && self.entries[index].home == Home::RouteKey {
+            return Err(Objection::NoRouteKey);
+        }
         match deadline {
             Some(deadline) if deadline <= now => Err(Objection::TooLate),
             _ => Ok(index),
@@ -158,7 +162,7 @@ impl Registry {
             deadline,
             now,
         } = arrival;
-        let Runner::Inline(handler) = &mut self.entries[index].1 else {
+        let Runner::Inline(handler) = &mut self.entries[index].runner else {
             unreachable!("was just matched")
         };
         let mut cx = Context {
@@ -225,7 +229,7 @@ impl Registry {
             deadline,
             ..
         } = arrival;
-        let Runner::Spawned(handler) = &mut self.entries[index].1 else {
+        let Runner::Spawned(handler) = &mut self.entries[index].runner else {
             unreachable!("was just matched")
         };
         if !lent.may_spawn {
@@ -331,6 +335,10 @@ impl From<Objection> for Failure {
             Objection::NoDeadline => (
                 Reason::Malformed,
                 "a request or confirmed message takes a deadline",
+            ),
+            Objection::NoRouteKey => (
+                Reason::Malformed,
+                "the handler is sharded by route key, and the message has none (0)",
             ),
             Objection::TooLate => (
                 Reason::DeadlineExceeded,

@@ -5,7 +5,11 @@ use std::{fmt, sync::Arc};
 use rustc_hash::FxHashMap;
 
 use super::{ShardInfo, inline::Inline, spawned::Spawned};
-use crate::{codec::Decoder, error::RegistryError, wire::HandlerKey};
+use crate::{
+    codec::Decoder,
+    error::RegistryError,
+    wire::{Affinity, HandlerKey, Header, shard_of_key},
+};
 
 /// Names that begin so belong to corelane.
 const RESERVED_PREFIX: char = '_';
@@ -17,7 +21,25 @@ const NAME_BYTES_MAX: usize = 128;
 #[derive(Clone)]
 pub struct Handler {
     name: Arc<str>,
+    home: Home,
     make: Arc<dyn Fn(&ShardInfo) -> Runner + Send + Sync>,
+}
+
+/// Where a handler's messages run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// On the shard that they arrive at.
+    Local,
+    Shard(usize),
+    LastShard,
+    RouteKey,
+}
+
+/// One shard's instance of a handler.
+pub(super) struct Entry {
+    pub(super) name: Arc<str>,
+    pub(super) home: Home,
+    pub(super) runner: Runner,
 }
 
 /// What runs, and how.
@@ -33,7 +55,39 @@ impl Handler {
     ) -> Self {
         Self {
             name: name.into(),
+            home: Home::Local,
             make: Arc::new(make),
+        }
+    }
+
+    /// All its messages run on this shard, whichever they arrive at: state without a lock for the
+    /// whole process. Without such a shard the runtime does not start.
+    pub fn on_shard(self, shard: usize) -> Self {
+        let home = Home::Shard(shard);
+        Self { home, ..self }
+    }
+
+    /// As [`on_shard`](Self::on_shard), on the last one, however many there are.
+    pub fn on_last_shard(self) -> Self {
+        let home = Home::LastShard;
+        Self { home, ..self }
+    }
+
+    /// Each of its messages runs on the shard that its route key belongs to
+    /// ([`wire::shard_of_key`](crate::wire::shard_of_key)): state without a lock for each key. A
+    /// message without a route key is nacked `Malformed`.
+    pub fn by_route_key(self) -> Self {
+        let home = Home::RouteKey;
+        Self { home, ..self }
+    }
+
+    /// Where its messages run in a process of so many shards.
+    pub fn affinity(&self, shards: usize) -> Affinity {
+        match self.home {
+            Home::Local => Affinity::Local,
+            Home::Shard(shard) => Affinity::Shard(shard),
+            Home::LastShard => Affinity::Shard(shards - 1),
+            Home::RouteKey => Affinity::Key,
         }
     }
 
@@ -47,6 +101,7 @@ impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handler")
             .field("name", &self.name)
+            .field("home", &self.home)
             .finish_non_exhaustive()
     }
 }
@@ -55,7 +110,9 @@ impl fmt::Debug for Handler {
 /// of registration, the same on every shard.
 pub struct Registry {
     by_key: FxHashMap<u64, usize>,
-    pub(super) entries: Vec<(Arc<str>, Runner)>,
+    pub(super) entries: Vec<Entry>,
+    own: usize,
+    shards: usize,
     pub(super) decoder: Decoder,
     /// What handlers write for nobody.
     pub(super) scratch: Vec<u8>,
@@ -64,11 +121,21 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Refuses what could not be served: a name twice, two names with one key, a reserved, empty or
-    /// overlong name.
-    pub fn check(handlers: &[Handler]) -> Result<(), RegistryError> {
+    /// Refuses what so many shards could not serve: a name twice, two names with one key, a
+    /// reserved, empty or overlong name, a shard that is not there.
+    pub fn check(handlers: &[Handler], shards: usize) -> Result<(), RegistryError> {
         let mut by_key: FxHashMap<u64, &str> = FxHashMap::default();
-        for Handler { name, .. } in handlers {
+        for Handler { name, home, .. } in handlers {
+            if let Home::Shard(shard) = *home
+                && shard >= shards
+            {
+                let name = name.to_string();
+                return Err(RegistryError::NoSuchShard {
+                    name,
+                    shard,
+                    shards,
+                });
+            }
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
                 return Err(RegistryError::Length {
                     name: name.to_string(),
@@ -110,8 +177,17 @@ impl Registry {
             by_key: keys.zip(0..).collect(),
             entries: handlers
                 .iter()
-                .map(|handler| (handler.name.clone(), (handler.make)(shard)))
+                .map(|handler| Entry {
+                    name: handler.name.clone(),
+                    home: match handler.home {
+                        Home::LastShard => Home::Shard(shard.shards - 1),
+                        home => home,
+                    },
+                    runner: (handler.make)(shard),
+                })
                 .collect(),
+            own: shard.shard,
+            shards: shard.shards,
             decoder: Decoder::new(),
             scratch: Vec::new(),
             last: None,
@@ -120,7 +196,24 @@ impl Registry {
 
     /// The names in the order of their indexes.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(name, _)| &**name)
+        self.entries.iter().map(|entry| &*entry.name)
+    }
+
+    /// The other shard that a message is to run on. `None`: it runs here, or nowhere.
+    #[inline]
+    pub fn elsewhere(&mut self, header: &Header) -> Option<usize> {
+        if self.shards == 1 {
+            return None;
+        }
+        let index = self.index_of(header.handler)?;
+        let home = match self.entries[index].home {
+            Home::Local | Home::LastShard => return None,
+            Home::Shard(shard) => shard,
+            // It is refused where it is.
+            Home::RouteKey if header.route_key == 0 => return None,
+            Home::RouteKey => shard_of_key(header.route_key, self.shards),
+        };
+        (home != self.own).then_some(home)
     }
 
     #[inline]
@@ -145,7 +238,7 @@ impl fmt::Debug for Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handler::inline;
+    use crate::{handler::inline, wire::Kind};
 
     fn named(name: &str) -> Handler {
         inline(name, |(): (), _| Ok(()))
@@ -153,10 +246,10 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_served_are_refused() {
-        assert_eq!(Registry::check(&[named("a"), named("b")]), Ok(()));
+        assert_eq!(Registry::check(&[named("a"), named("b")], 1), Ok(()));
         let refused = |names: &[&str]| {
             let handlers: Vec<Handler> = names.iter().map(|name| named(name)).collect();
-            Registry::check(&handlers).unwrap_err()
+            Registry::check(&handlers, 1).unwrap_err()
         };
         assert!(matches!(refused(&["a", "a"]), RegistryError::Twice { .. }));
         assert!(matches!(
@@ -175,7 +268,52 @@ mod tests {
     fn a_collision_of_keys_is_refused() {
         let (first, second) = ("8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ");
         assert_eq!(HandlerKey::of(first), HandlerKey::of(second));
-        let error = Registry::check(&[named(first), named(second)]).unwrap_err();
+        let error = Registry::check(&[named(first), named(second)], 1).unwrap_err();
         assert!(matches!(error, RegistryError::Collision { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_shard_that_is_not_there_is_refused() {
+        let check = |handler: Handler, shards| Registry::check(&[handler], shards);
+        assert_eq!(check(named("a").on_shard(1), 2), Ok(()));
+        assert_eq!(check(named("a").on_last_shard(), 1), Ok(()));
+        let error = check(named("a").on_shard(2), 2).unwrap_err();
+        assert!(
+            matches!(error, RegistryError::NoSuchShard { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn each_shard_knows_which_messages_are_anothers() {
+        let handlers = [
+            named("local"),
+            named("one").on_shard(1),
+            named("last").on_last_shard(),
+            named("key").by_route_key(),
+        ];
+        for own in 0..3 {
+            let info = ShardInfo {
+                shard: own,
+                shards: 3,
+                cpu: 0,
+                numa_node: 0,
+            };
+            let mut registry = Registry::new(&handlers, &info);
+            let mut home_of = |name: &str, route_key| {
+                let header = Header {
+                    handler: HandlerKey::of(name),
+                    route_key,
+                    ..Header::new(Kind::Request, 1)
+                };
+                registry.elsewhere(&header).unwrap_or(own)
+            };
+            assert_eq!(home_of("local", 7), own);
+            assert_eq!((home_of("one", 7), home_of("last", 7)), (1, 2));
+            assert_eq!((home_of("key", 0), home_of("unknown", 7)), (own, own));
+            for key in 1..100 {
+                assert_eq!(home_of("key", key), shard_of_key(key, 3));
+            }
+        }
     }
 }

@@ -26,6 +26,13 @@ pub struct Counters {
     /// deadline.
     pub lost: u64,
 
+    /// Messages that were handed to another shard, to run there.
+    pub hopped_out: u64,
+    /// Messages that other shards have handed over. Those that none has taken when all have ended
+    /// are lost, and counted so then.
+    pub hopped_in: u64,
+    /// Times that another shard slept when this one had something for it, and was woken.
+    pub shards_woken: u64,
     /// Tasks spawned for handlers.
     pub spawned: u64,
     /// Spawned handlers that run now: the one gauge here.
@@ -72,6 +79,13 @@ impl Counters {
         self.nacked_by_reason.iter().sum()
     }
 
+    /// Counts as lost what was handed over and never taken. For the sum over shards that have all
+    /// ended.
+    pub fn settle_hops(&mut self) {
+        self.lost += self.hopped_out.saturating_sub(self.hopped_in);
+        self.hopped_in = self.hopped_out;
+    }
+
     /// Accepted messages that are not resolved yet. After a drain it is 0.
     pub fn in_flight(&self) -> u64 {
         let resolved = self.handled + self.nacked() + self.indeterminate + self.lost;
@@ -88,6 +102,9 @@ impl AddAssign for Counters {
             nacked_by_reason,
             indeterminate,
             lost,
+            hopped_out,
+            hopped_in,
+            shards_woken,
             spawned,
             spawned_now,
             late_answers,
@@ -110,6 +127,9 @@ impl AddAssign for Counters {
         }
         self.indeterminate += indeterminate;
         self.lost += lost;
+        self.hopped_out += hopped_out;
+        self.hopped_in += hopped_in;
+        self.shards_woken += shards_woken;
         self.spawned += spawned;
         self.spawned_now += spawned_now;
         self.late_answers += late_answers;

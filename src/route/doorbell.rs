@@ -45,6 +45,13 @@ impl Doorbell {
     pub fn ring(&self) -> bool {
         // What was published before is seen by whoever sees this count.
         self.rings.fetch_add(1, Ordering::Release);
+        self.wake()
+    }
+
+    /// As [`ring`](Self::ring), for writers whose publications the reader looks at by itself while
+    /// it is awake: then this costs a fence and a load.
+    #[inline]
+    pub fn wake(&self) -> bool {
         fence(Ordering::SeqCst);
         if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel) {
             self.waker.wake();

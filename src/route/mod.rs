@@ -1,9 +1,13 @@
-//! How threads that are not a shard reach it: a bounded [`Inbox`], and a [`Doorbell`] that wakes
-//! the shard when it is parked and costs nearly nothing when it is not. Nothing here knows what it
-//! carries.
+//! The ways to a shard: from the other shards by the [`Mesh`], from threads that are none by a
+//! bounded [`Inbox`]; and a [`Doorbell`] that wakes the shard when it is parked and costs nearly
+//! nothing when it is not. Nothing here knows what it carries.
 
 mod doorbell;
 mod inbox;
+mod mesh;
+mod ring;
+mod room;
 
 pub use doorbell::Doorbell;
 pub use inbox::{Inbox, Port, Refused, inbox};
+pub use mesh::{Joining, Mesh, Published, Seat, seats};

@@ -10,9 +10,12 @@ use crossbeam_channel::{Receiver, Sender};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use quanta::Clock;
 use rustix::thread::CpuSet;
-use uuid::Uuid;
 
-use super::{Dumper, RunningShard, Runtime, collector::Collector};
+use super::{
+    Dumper, RunningShard, Runtime,
+    collector::Collector,
+    listening::{await_listening, describe},
+};
 use crate::{
     client::{Client, ClientOptions, Connect, ShardPort, Submission},
     config::{self, Config, Endpoint, Idle, Settings},
@@ -25,9 +28,9 @@ use crate::{
     handler::{Handler, Registry, ShardInfo},
     metrics::DumpWriter,
     placement::{self, Plan},
-    route::{Doorbell, Inbox, Port, inbox},
-    shard::{self, Command, Parts, Shard, ShardOptions},
-    wire::{HandlerEntry, Hello},
+    route::{self, Doorbell, Inbox, Port, Seat, inbox},
+    shard::{self, Command, Parcel, Parts, Shard, ShardOptions},
+    wire::Hello,
 };
 
 /// Commands that wait for one shard at most.
@@ -85,6 +88,10 @@ struct Seed {
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
+    /// Of all shards, by number.
+    doorbells: Arc<[Arc<Doorbell>]>,
+    seat: Seat<Parcel>,
+    ring_capacity: usize,
     listening: Sender<(usize, Result<Vec<Endpoint>, EngineError>)>,
     /// The hello to say, once every shard listens; disconnected if one of them cannot.
     go: Receiver<Arc<Hello>>,
@@ -94,7 +101,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let settings = config.check()?;
     let plan = placement::place(&settings)?;
     let listen = settings.listen_by_shard(plan.shards.len())?;
-    Registry::check(&handlers)?;
+    Registry::check(&handlers, plan.shards.len())?;
     shard::are_possible(plan.shards.len())?;
     let clock = Clock::new();
     let engine = EngineContext::new(&settings, &plan)?;
@@ -104,11 +111,19 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
 
     let (listening, listens) = crossbeam_channel::unbounded();
     let (mut shards, mut go) = (Vec::new(), Vec::new());
-    for (((place, listen), inboxes), ports) in
-        plan.shards.iter().zip(listen).zip(inboxes).zip(ports)
+    let doorbells: Arc<[Arc<Doorbell>]> = inboxes.iter().map(|it| it.doorbell.clone()).collect();
+    let seats = route::seats(plan.shards.len());
+    for ((((place, listen), inboxes), ports), seat) in plan
+        .shards
+        .iter()
+        .zip(listen)
+        .zip(inboxes)
+        .zip(ports)
+        .zip(seats)
     {
         let info = ShardInfo {
             shard: place.shard,
+            shards: plan.shards.len(),
             cpu: place.cpu,
             numa_node: place.numa_node,
         };
@@ -127,6 +142,9 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
             submissions: inboxes.submissions,
             commands: inboxes.commands,
             doorbell: inboxes.doorbell,
+            doorbells: doorbells.clone(),
+            seat,
+            ring_capacity: settings.limits().ring_capacity,
             listening: listening.clone(),
             go: hello,
         };
@@ -246,6 +264,7 @@ fn shard_options(settings: &Settings) -> ShardOptions {
         outstanding_max: limits.outstanding_max,
         outgoing_messages_max: limits.outgoing_messages_max,
         outgoing_bytes_max: limits.outgoing_bytes_max,
+        buffered_bytes_max: limits.buffered_bytes_max,
         inbox_capacity: limits.inbox_capacity,
         inline_budget: limits.inline_budget,
     }
@@ -347,6 +366,15 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
     let _ = seed.listening.send((seed.info.shard, Ok(endpoints)));
     drop(seed.listening);
     let Ok(hello) = seed.go.recv() else { return };
+    let hello = Hello {
+        shard: Some(seed.info.shard),
+        ..(*hello).clone()
+    };
+    // On this thread, so that the rings' memory is touched here first.
+    let joining = seed.seat.offer(seed.ring_capacity);
+    let Some(mesh) = joining.complete(&seed.doorbells) else {
+        return;
+    };
     let parts = Parts {
         info: seed.info,
         options: seed.shard_options,
@@ -356,46 +384,11 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
         submissions: seed.submissions,
         commands: seed.commands,
         doorbell: seed.doorbell,
+        mesh,
         client: seed.client,
         spawner: shard::spawner(),
     };
     shard::run(Shard::new(engine, &hello, parts), seed.idle).await;
-}
-
-/// Waits until every shard listens, or one cannot.
-fn await_listening(
-    shards: &mut [RunningShard],
-    listens: &Receiver<(usize, Result<Vec<Endpoint>, EngineError>)>,
-) -> Result<(), StartError> {
-    let mut silent: Vec<usize> = (0..shards.len()).collect();
-    while !silent.is_empty() {
-        match listens.recv() {
-            Ok((shard, Ok(endpoints))) => {
-                shards[shard].endpoints = endpoints.iter().map(Endpoint::to_string).collect();
-                silent.retain(|&other| other != shard);
-            }
-            Ok((shard, Err(cause))) => return Err(StartError::Engine { shard, cause }),
-            // All have dropped their ends, so the silent ones have ended.
-            Err(_) => return Err(first_failure(shards, &silent)),
-        }
-    }
-    Ok(())
-}
-
-/// Why a shard ended before it listened: its executor says.
-fn first_failure(shards: &mut [RunningShard], ended: &[usize]) -> StartError {
-    for &shard in ended {
-        let joined = shards[shard].thread.take().map(ExecutorJoinHandle::join);
-        if let Some(Err(error)) = joined {
-            let why = error.to_string();
-            return StartError::Shard { shard, why };
-        }
-    }
-    let why = "its thread ended".to_owned();
-    StartError::Shard {
-        shard: ended[0],
-        why,
-    }
 }
 
 fn make_dump(settings: &Settings) -> Result<Option<DumpWriter>, StartError> {
@@ -408,24 +401,6 @@ fn make_dump(settings: &Settings) -> Result<Option<DumpWriter>, StartError> {
 fn join(shards: Vec<RunningShard>) {
     for thread in shards.into_iter().filter_map(|shard| shard.thread) {
         let _ = thread.join();
-    }
-}
-
-fn describe(shards: &[RunningShard], handlers: &[Handler]) -> Hello {
-    // Unreadable in some sandboxes: then nobody takes this host for another's.
-    let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Hello {
-        host: host.trim().to_owned(),
-        endpoints: shards
-            .iter()
-            .flat_map(|shard| shard.endpoints.iter().cloned())
-            .collect(),
-        shards: shards.len(),
-        handlers: handlers
-            .iter()
-            .map(|handler| HandlerEntry::local(handler.name()))
-            .collect(),
-        ..Hello::of_instance(Uuid::new_v4())
     }
 }
 

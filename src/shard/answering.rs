@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use quanta::Instant;
 
-use super::{Core, Phase, Shard, tasks::FinishedTask, turn::nanos};
+use super::{
+    Core, Parcel, Phase, Shard,
+    tasks::{FinishedTask, Origin, TaskEnd},
+    turn::nanos,
+};
 use crate::{
     engine::{ConnectionId, Engine, Incoming},
     error::Malformation,
@@ -77,6 +81,10 @@ impl Core {
             0 => None,
             us => Some(turn_began + Duration::from_micros(u64::from(us))),
         };
+        if let Some(shard) = self.registry.elsewhere(&header) {
+            let times = (read, deadline);
+            return self.send_over(shard, connection, header, times, message, outbox);
+        }
         let lent = Lent {
             shard: &self.info,
             client: &self.local_client,
@@ -104,7 +112,7 @@ impl Core {
             }
             Dispatch::Spawn(spawning) => {
                 self.recorder.counters.spawned += 1;
-                self.tasks.spawn(connection, read, spawning);
+                self.tasks.spawn(Origin::Here(connection), read, spawning);
             }
             Dispatch::NoRoom => self.recorder.counters.lost += 1,
         }
@@ -147,7 +155,13 @@ impl Core {
         self.refuse(outbox, header, Reason::TooLarge, &text);
     }
 
-    fn refuse(&mut self, outbox: &mut Outbox, header: &Header, reason: Reason, text: &str) {
+    pub(super) fn refuse(
+        &mut self,
+        outbox: &mut Outbox,
+        header: &Header,
+        reason: Reason,
+        text: &str,
+    ) {
         if header.kind != Kind::OneWay && !nack(outbox, header.correlation, reason, text) {
             self.recorder.counters.lost += 1;
         } else {
@@ -170,7 +184,7 @@ impl Core {
     }
 
     #[inline]
-    fn record_inline(&mut self, handler: usize, began: Instant, kind: Kind) {
+    pub(super) fn record_inline(&mut self, handler: usize, began: Instant, kind: Kind) {
         // The end of one run is the beginning of the next.
         let ended = self.clock.now();
         self.read_at = Some(ended);
@@ -256,8 +270,16 @@ impl<E: Engine> Shard<E> {
                 break;
             };
             count += 1;
-            let outbox = engine.outbox(task.connection);
-            if let Some(unanswered) = core.answer_task(now, task, outbox) {
+            let unanswered = match task.origin {
+                Origin::Here(connection) => {
+                    let outbox = engine.outbox(connection);
+                    core.answer_task(now, task, outbox)
+                }
+                Origin::There { home, parcel } => {
+                    core.answer_from_afar(now, home, parcel, task.end)
+                }
+            };
+            if let Some(unanswered) = unanswered {
                 // No room yet: it keeps its place among the tasks.
                 core.tasks.push_back(unanswered);
                 count -= 1;
@@ -277,24 +299,50 @@ impl Core {
         task: FinishedTask,
         outbox: Option<&mut Outbox>,
     ) -> Option<FinishedTask> {
-        let answered = outbox.map(|outbox| Spawning::answer(&task.header, &task.result, outbox));
+        let end = &task.end;
+        let answered = outbox.map(|outbox| Spawning::answer(&end.header, &end.result, outbox));
         match answered {
             Some(Err(_)) => return Some(task),
-            Some(Ok(())) if task.header.kind != Kind::OneWay => {
-                self.replied.push((task.handler, task.read));
+            Some(Ok(())) if end.header.kind != Kind::OneWay => {
+                self.replied.push((end.handler, end.read));
             }
             Some(Ok(())) => {}
-            None if task.header.kind != Kind::OneWay => self.recorder.counters.answers_lost += 1,
+            None if end.header.kind != Kind::OneWay => self.recorder.counters.answers_lost += 1,
             None => {}
         }
+        self.retire_task(now, task.end);
+        None
+    }
+
+    /// The answer of a task whose message another shard has read goes there.
+    fn answer_from_afar(
+        &mut self,
+        now: Instant,
+        home: usize,
+        mut parcel: Box<Parcel>,
+        end: TaskEnd,
+    ) -> Option<FinishedTask> {
+        parcel.answer_task(&end);
+        match self.crossing.give_back(home, parcel) {
+            Ok(()) => {
+                self.retire_task(now, end);
+                None
+            }
+            Err(parcel) => Some(FinishedTask {
+                origin: Origin::There { home, parcel },
+                end,
+            }),
+        }
+    }
+
+    fn retire_task(&mut self, now: Instant, end: TaskEnd) {
         self.tasks.retire();
-        let took = now.saturating_duration_since(task.read);
-        self.recorder.record_in_handler(task.handler, nanos(took));
-        match task.result {
+        let took = now.saturating_duration_since(end.read);
+        self.recorder.record_in_handler(end.handler, nanos(took));
+        match end.result {
             Ok(_) => self.recorder.counters.handled += 1,
             Err(failure) => self.recorder.counters.count_nack(failure.reason.to_u16()),
         }
-        None
     }
 }
 

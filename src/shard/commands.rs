@@ -70,7 +70,8 @@ impl<E: Engine> Shard<E> {
             return;
         };
         let is_calling = !core.side.caller.borrow().is_idle();
-        let is_done = core.tasks.live() == 0 && !is_calling && engine.is_flushed();
+        let is_served = core.tasks.live() == 0 && core.crossing.is_idle();
+        let is_done = is_served && !is_calling && engine.is_flushed();
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;
         }
@@ -87,6 +88,7 @@ impl<E: Engine> Shard<E> {
     /// What is under way now ends here, and is counted.
     fn give_up(&mut self) {
         self.core.recorder.counters.indeterminate += self.core.tasks.live_handlers() as u64;
+        self.core.recorder.counters.lost += self.core.crossing.held() as u64;
         self.stop_calling();
         self.core.record_ends();
     }

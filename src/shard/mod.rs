@@ -9,6 +9,7 @@ mod answering;
 mod calling;
 mod command;
 mod commands;
+mod crossing;
 mod park;
 mod tasks;
 mod turn;
@@ -19,20 +20,21 @@ use quanta::{Clock, Instant};
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use self::tasks::Tasks;
 pub use self::{
     command::{Command, Drained, Guest, LocalFuture},
+    crossing::Parcel,
     park::{are_possible, run, spawner},
     tasks::Spawner,
     turn::Turn,
 };
+use self::{crossing::Crossing, tasks::Tasks};
 use crate::{
     client::{CallerLimits, CallingSide, Client, Connect, LocalClient, Submission},
     engine::{ConnectionId, Engine},
     handler::{Registry, ShardInfo, TaskContext, Timers},
     metrics::Recorder,
     peers::{PeerId, PeerTable},
-    route::{Doorbell, Inbox},
+    route::{Doorbell, Inbox, Mesh},
     wire::Hello,
 };
 
@@ -55,6 +57,8 @@ pub struct ShardOptions {
     pub outgoing_messages_max: usize,
     /// See `outgoing_messages_max`.
     pub outgoing_bytes_max: usize,
+    /// Bytes of messages that are on their way to other shards and back.
+    pub buffered_bytes_max: usize,
     /// Connections that this shard's own tasks have asked for, and submissions taken when it stops.
     pub inbox_capacity: usize,
     /// How long an inline handler may run before it is counted and named.
@@ -79,6 +83,8 @@ pub struct Parts {
     pub commands: Inbox<Command>,
     /// What the writers of both ring.
     pub doorbell: Arc<Doorbell>,
+    /// Its ways to the other shards.
+    pub mesh: Mesh<Parcel>,
     /// For its handlers, to reach other shards' peers.
     pub client: Client,
     /// How its tasks are spawned.
@@ -117,6 +123,7 @@ struct Core {
     local_client: LocalClient,
     timers: Rc<Timers>,
     tasks: Tasks,
+    crossing: Crossing,
     peers: PeerTable<ConnectionId>,
     /// Peers whose last handle is gone, with messages still to be sent, and until when.
     closing: Vec<(PeerId, Instant)>,
@@ -158,6 +165,7 @@ impl<E: Engine> Shard<E> {
             clock,
             registry,
             doorbell,
+            mesh,
             client,
             spawner,
             ..
@@ -195,6 +203,7 @@ impl<E: Engine> Shard<E> {
             side,
             local_client,
             tasks: Tasks::new(spawner, options.spawned_max),
+            crossing: Crossing::new(mesh, options.buffered_bytes_max),
             peers: PeerTable::new(),
             closing: Vec::new(),
             came_up: Vec::new(),

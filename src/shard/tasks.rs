@@ -19,7 +19,7 @@ use futures_lite::FutureExt;
 use quanta::Instant;
 use slab::Slab;
 
-use super::command::LocalFuture;
+use super::{command::LocalFuture, crossing::Parcel};
 use crate::{
     engine::ConnectionId,
     handler::{Failure, Spawning},
@@ -48,11 +48,24 @@ const COUNTED_MAX: usize = 16;
 
 /// A spawned handler's end, to be answered in the reactor's next turn.
 pub(super) struct FinishedTask {
-    pub(super) connection: ConnectionId,
+    pub(super) origin: Origin,
+    pub(super) end: TaskEnd,
+}
+
+/// What a task came to.
+pub(super) struct TaskEnd {
     pub(super) header: Header,
     pub(super) handler: usize,
     pub(super) read: Instant,
     pub(super) result: Result<Bytes, Failure>,
+}
+
+/// Where a message came from, and its answer goes.
+pub(super) enum Origin {
+    /// A connection of this shard.
+    Here(ConnectionId),
+    /// Another shard, its home, in this parcel.
+    There { home: usize, parcel: Box<Parcel> },
 }
 
 #[derive(Default)]
@@ -124,7 +137,7 @@ impl Tasks {
         self.handlers
     }
 
-    pub(super) fn spawn(&mut self, connection: ConnectionId, read: Instant, spawning: Spawning) {
+    pub(super) fn spawn(&mut self, origin: Origin, read: Instant, spawning: Spawning) {
         self.handlers += 1;
         let finished = self.finished.clone();
         let Spawning {
@@ -134,13 +147,13 @@ impl Tasks {
         } = spawning;
         self.start(async move {
             let result = future.await;
-            let task = FinishedTask {
-                connection,
+            let end = TaskEnd {
                 header,
                 handler,
                 read,
                 result,
             };
+            let task = FinishedTask { origin, end };
             finished.tasks.borrow_mut().push_back(task);
             finished.wake_reactor();
         });

@@ -24,9 +24,11 @@ impl<E: Engine> Shard<E> {
         // What tasks have submitted since the last turn does not wait for a look at the sockets.
         work += self.send(now);
         work += self.poll(now);
+        work += self.cross(now);
         work += self.greet();
         work += self.core.timers.fire(now);
         work += self.answer_tasks(now);
+        self.core.publish();
         self.core.side.caller.borrow_mut().expire(now);
         work += self.flush(now);
         work += self.send(now);
@@ -47,7 +49,7 @@ impl<E: Engine> Shard<E> {
             && core.commands.is_empty()
             && core.side.is_quiet()
             && !core.tasks.has_finished();
-        is_quiet && self.engine.may_park()
+        is_quiet && self.core.crossing.may_park() && self.engine.may_park()
     }
 
     /// Takes what other threads have sent, if the doorbell was rung since the last time.

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Codec, HandlerKey, VERSION};
+use super::{Codec, HandlerKey, ROUTE_MAP, VERSION};
 use crate::error::HelloError;
 
 /// What a process says of itself: the payload of `hello` and of `welcome`.
@@ -30,6 +30,13 @@ pub struct Hello {
     /// How many shards it runs; 0 if it does not say.
     #[serde(default)]
     pub shards: usize,
+    /// Which of its shards says this; it is the one that this connection reaches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<usize>,
+    /// The map from route keys to its shards, by name: [`ROUTE_MAP`] or one that this version does
+    /// not know.
+    #[serde(default)]
+    pub route_map: String,
     /// The handlers that it serves.
     #[serde(default)]
     pub handlers: Vec<HandlerEntry>,
@@ -46,6 +53,8 @@ impl Hello {
             host: String::new(),
             endpoints: Vec::new(),
             shards: 0,
+            shard: None,
+            route_map: ROUTE_MAP.to_owned(),
             handlers: Vec::new(),
         }
     }
@@ -74,20 +83,52 @@ pub struct HandlerEntry {
 }
 
 impl HandlerEntry {
-    /// A handler that runs on the shard that its message arrives at.
-    pub fn local(name: &str) -> Self {
+    /// A handler whose messages run there.
+    pub fn new(name: &str, affinity: Affinity) -> Self {
         Self {
             name: name.to_owned(),
             key: HandlerKey::of(name).to_string(),
-            affinity: Affinity("local".to_owned()),
+            affinity,
         }
     }
 }
 
-/// Which shard a handler's messages run on: `local`, `shard:3` or `key`.
+/// Which shard a handler's messages run on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Affinity(pub String);
+#[serde(into = "String", from = "String")]
+pub enum Affinity {
+    /// `local`: the one that they arrive at.
+    Local,
+    /// `shard:3`: that one.
+    Shard(usize),
+    /// `key`: the one that their route key belongs to.
+    Key,
+    /// One that this version does not know: any shard takes them, and routes them.
+    Other(String),
+}
+
+impl From<Affinity> for String {
+    fn from(affinity: Affinity) -> Self {
+        match affinity {
+            Affinity::Local => "local".to_owned(),
+            Affinity::Shard(shard) => format!("shard:{shard}"),
+            Affinity::Key => "key".to_owned(),
+            Affinity::Other(text) => text,
+        }
+    }
+}
+
+impl From<String> for Affinity {
+    fn from(text: String) -> Self {
+        let shard = text.strip_prefix("shard:").and_then(|it| it.parse().ok());
+        match (text.as_str(), shard) {
+            ("local", _) => Affinity::Local,
+            ("key", _) => Affinity::Key,
+            (_, Some(shard)) => Affinity::Shard(shard),
+            _ => Affinity::Other(text),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -97,8 +138,11 @@ mod tests {
     fn decode_undoes_encode() {
         let mut hello = Hello::of_instance(Uuid::from_u128(7));
         hello.endpoints.push("tcp://127.0.0.1:7400".to_owned());
-        hello.handlers.push(HandlerEntry::local("sum"));
-        hello.shards = 1;
+        let other = Affinity::Other("node:1".to_owned());
+        for affinity in [Affinity::Local, Affinity::Shard(3), Affinity::Key, other] {
+            hello.handlers.push(HandlerEntry::new("sum", affinity));
+        }
+        (hello.shards, hello.shard) = (4, Some(2));
         assert_eq!(Hello::decode(&mut hello.encode()), Ok(hello));
     }
 

@@ -13,10 +13,14 @@ mod header;
 mod key;
 mod outbox;
 mod received;
+mod route_key;
 pub mod zmtp;
 
 pub use control::{Affinity, HandlerEntry, Hello};
 pub use header::{Codec, Flags, HEADER_BYTES, Header, Kind, Reason, VERSION};
 pub use key::HandlerKey;
-pub use outbox::{ATTACHED_BYTES_MIN, Draft, Frames, Outbox, OutboxFull, PayloadWriter, Tally};
+pub use outbox::{
+    ATTACHED_BYTES_MIN, Draft, Frames, Outbox, OutboxFull, PayloadWriter, Promise, Tally,
+};
 pub use received::Received;
+pub use route_key::{ROUTE_MAP, shard_of_key};

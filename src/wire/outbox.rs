@@ -2,9 +2,14 @@ use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
 use bytes::Bytes;
 
+mod append;
 mod draft;
+mod promise;
 
-pub use self::draft::{Draft, PayloadWriter};
+pub use self::{
+    draft::{Draft, PayloadWriter},
+    promise::Promise,
+};
 use super::{HEADER_BYTES, Header, Kind};
 
 /// ZMTP frame flags: more frames of this message follow; the length takes eight bytes.
@@ -60,6 +65,11 @@ pub struct Outbox {
     spent: Vec<Vec<u8>>,
     /// The number of the next message when the outbox was last found at rest or not.
     pushed_before: u64,
+    /// Answers that are to come from elsewhere.
+    promised: usize,
+    /// How often it was cleared: a promise is good for one life of a connection.
+    epoch: u32,
+    is_held: bool,
 }
 
 /// A payload that leaves from where it is.
@@ -110,6 +120,9 @@ impl Outbox {
             bytes_max,
             spent: Vec::new(),
             pushed_before: 0,
+            promised: 0,
+            epoch: 0,
+            is_held: false,
         }
     }
 
@@ -165,35 +178,6 @@ impl Outbox {
         head[2..HEADER_FRAME_BYTES].copy_from_slice(&header.encode());
         self.buffer.extend_from_slice(&head);
         Draft::new(self, header.kind, begin)
-    }
-
-    /// Moves all messages of `other` behind those that wait here, whatever the bounds. Copies
-    /// nothing if nothing waits here.
-    pub fn append(&mut self, other: &mut Outbox) {
-        let moved = other.waiting;
-        if self.is_empty() {
-            std::mem::swap(&mut self.buffer, &mut other.buffer);
-            std::mem::swap(&mut self.attached, &mut other.attached);
-            self.attached_bytes = other.attached_bytes;
-            (self.front, self.left) = (other.front, other.left);
-        } else {
-            self.compact();
-            let shift = self.buffer.len();
-            self.buffer.extend_from_slice(&other.buffer[other.front..]);
-            let moved = other.attached.drain(..).map(|it| Attached {
-                at: it.at - other.front + shift,
-                ..it
-            });
-            self.attached.extend(moved);
-            self.attached_bytes += other.attached_bytes;
-        }
-        other.attached_bytes = 0;
-        other.waiting = Tally::default();
-        other.reset();
-        self.waiting.messages += moved.messages;
-        self.waiting.one_way += moved.one_way;
-        self.pushed.messages += moved.messages;
-        self.pushed.one_way += moved.one_way;
     }
 
     /// Whether the next push is refused.
@@ -319,7 +303,7 @@ impl Outbox {
     pub fn advance(&mut self, bytes: usize) -> usize {
         let before = self.messages();
         if bytes == self.bytes() {
-            self.clear();
+            self.empty();
         } else {
             self.advance_within(bytes);
         }
@@ -357,16 +341,22 @@ impl Outbox {
         self.left == self.front
     }
 
-    /// Forgets all that waits, and says how many messages that was. They count as taken.
+    /// Forgets all that waits, and says how many messages that was: the connection is gone. They
+    /// count as taken, and what was promised will not be kept.
     pub fn clear(&mut self) -> usize {
         let forgotten = self.messages();
+        self.forget_promises();
+        self.empty();
+        forgotten
+    }
+
+    fn empty(&mut self) {
         while !self.attached.is_empty() {
             self.drop_attached();
         }
         self.attached_bytes = 0;
         self.waiting = Tally::default();
         self.reset();
-        forgotten
     }
 
     /// A buffer that was attached and has left, to be used again.

@@ -87,31 +87,51 @@ impl Runs {
         Self { started, time }
     }
 
-    /// `run` and `spin` are inline, `sleep` is spawned; all do as their [`Order`] says.
+    /// `run` and `spin` are inline, `sleep` is spawned; all do as their [`Order`] says. Those with
+    /// `.last` run on the last shard, those with `.key` by route key.
     pub(crate) fn handlers(&self) -> Vec<Handler> {
-        let (inline, spinning, spawned) = (self.clone(), self.clone(), self.clone());
         vec![
-            inline_raw("run", move |payload, reply, _cx| {
-                let order = inline.enter(payload);
-                // What was written before an error or a panic must not reach the caller.
-                reply.extend_from_slice(payload);
-                order.conduct.follow()
-            }),
-            inline_raw("spin", move |payload, reply, _cx| {
-                let order = spinning.enter(payload);
-                let takes = Duration::from_micros(order.takes_us.into());
-                spinning.time.increment(takes / 10);
-                reply.extend_from_slice(payload);
-                order.conduct.follow()
-            }),
-            spawned_raw("sleep", move |payload: Bytes, cx| {
-                let order = spawned.enter(&payload);
-                async move {
-                    cx.sleep(Duration::from_micros(order.takes_us.into())).await;
-                    order.conduct.follow().map(|()| payload)
-                }
-            }),
+            self.run("run"),
+            self.run("run.last").on_last_shard(),
+            self.run("run.key").by_route_key(),
+            self.sleep("sleep"),
+            self.sleep("sleep.last").on_last_shard(),
+            self.sleep("sleep.key").by_route_key(),
+            self.spin("spin"),
+            self.spin("spin.last").on_last_shard(),
         ]
+    }
+
+    fn spin(&self, name: &str) -> Handler {
+        let runs = self.clone();
+        inline_raw(name, move |payload, reply, _cx| {
+            let order = runs.enter(payload);
+            let takes = Duration::from_micros(order.takes_us.into());
+            runs.time.increment(takes / 10);
+            reply.extend_from_slice(payload);
+            order.conduct.follow()
+        })
+    }
+
+    fn run(&self, name: &str) -> Handler {
+        let runs = self.clone();
+        inline_raw(name, move |payload, reply, _cx| {
+            let order = runs.enter(payload);
+            // What was written before an error or a panic must not reach the caller.
+            reply.extend_from_slice(payload);
+            order.conduct.follow()
+        })
+    }
+
+    fn sleep(&self, name: &str) -> Handler {
+        let runs = self.clone();
+        spawned_raw(name, move |payload: Bytes, cx| {
+            let order = runs.enter(&payload);
+            async move {
+                cx.sleep(Duration::from_micros(order.takes_us.into())).await;
+                order.conduct.follow().map(|()| payload)
+            }
+        })
     }
 
     pub(crate) fn take(&self) -> Vec<Order> {

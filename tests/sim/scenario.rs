@@ -39,9 +39,30 @@ struct Connected {
     peer: Option<Peer>,
     process: usize,
     to: String,
-    /// The lane of what is sent through the inbox, and that of what is sent on the shard itself.
-    lanes: [(u32, u32); 2],
+    /// The lanes of what is sent through the inbox, and of what is sent on the shard itself, each
+    /// by where it runs.
+    lanes: [[(u32, u32); PLACES]; 2],
 }
+
+/// Where a message may run: where it arrives, on the last shard, where one of two route keys lives.
+const PLACES: usize = 4;
+/// The handlers' names, and where they run.
+const HANDLERS: [(&str, usize); 12] = [
+    ("run", 0),
+    ("run", 0),
+    ("spin", 0),
+    ("spin", 0),
+    ("spin.last", 1),
+    ("sleep", 0),
+    ("nobody", 0),
+    ("run.last", 1),
+    ("sleep.last", 1),
+    ("run.key", 2),
+    ("run.key", 3),
+    ("sleep.key", 2),
+];
+/// By place; of three shards, they belong to different ones.
+const ROUTE_KEYS: [u64; PLACES] = [0, 0, 1, 3];
 
 /// Runs the scenario of this seed, checks all of it, and tells what happened.
 pub(crate) fn simulate(seed: u64) -> Trace {
@@ -71,7 +92,7 @@ impl Scenario {
         let runs = Runs::new(world.mock.clone());
         let mut cpus = 0;
         for _ in 0..random.usize(2..=3) {
-            let shards = random.usize(1..=2);
+            let shards = random.usize(1..=3);
             world.add_process(cpus, shards, &runs.handlers());
             cpus += shards;
         }
@@ -110,8 +131,11 @@ impl Scenario {
         let Ok(peer) = client.connect(&to) else {
             return;
         };
-        let lanes = [(self.next_lane, 0), (self.next_lane + 1, 0)];
-        self.next_lane += 2;
+        let mut lanes = [[(0, 0); PLACES]; 2];
+        for (lane, _) in lanes.as_flattened_mut() {
+            *lane = self.next_lane;
+            self.next_lane += 1;
+        }
         self.peers.push(Connected {
             peer: Some(peer),
             process,
@@ -167,7 +191,8 @@ impl Scenario {
         let connected = &mut self.peers[at];
         let Some(peer) = &connected.peer else { return };
         let is_local = random.bool();
-        let (lane, sequence) = &mut connected.lanes[usize::from(is_local)];
+        let (handler, place) = HANDLERS[random.usize(..HANDLERS.len())];
+        let (lane, sequence) = &mut connected.lanes[usize::from(is_local)][place];
         *sequence += 1;
         let order = Order {
             id: self.next_id,
@@ -184,7 +209,6 @@ impl Scenario {
             takes_us: random.u32(..5_000),
         };
         self.next_id += 1;
-        let handler = ["run", "run", "spin", "sleep", "nobody"][random.usize(..5)];
         let mode = [Mode::OneWay, Mode::Confirm, Mode::Request][random.usize(..3)];
         let within = Duration::from_micros(random.u64(1..20_000));
         let now = self.world.clock.now();
@@ -194,16 +218,11 @@ impl Scenario {
             let Some(client) = process.shards[peer.shard()].client() else {
                 return;
             };
-            Sent::send(client.message(handler), order, mode, to, now, within)
+            let message = client.message(handler).route_key(ROUTE_KEYS[place]);
+            Sent::send(message, order, mode, to, now, within)
         } else {
-            Sent::send(
-                process.client.message(handler),
-                order,
-                mode,
-                to,
-                now,
-                within,
-            )
+            let message = process.client.message(handler).route_key(ROUTE_KEYS[place]);
+            Sent::send(message, order, mode, to, now, within)
         };
         match result {
             Ok(sent) if sent.is_pending() => self.pending.push(sent),
@@ -301,9 +320,14 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
             outgoing_bytes_max,
             inbox_capacity: size(random, 20),
             inline_budget: Duration::from_micros(100),
+            buffered_bytes_max: match random.u8(..4) {
+                0 => random.usize(1..100),
+                _ => 1 << 20,
+            },
         },
         outgoing_messages_max,
         outgoing_bytes_max,
         reconnect: Duration::from_micros(random.u64(1_000..10_000)),
+        ring_capacity: random.usize(1..=3),
     }
 }

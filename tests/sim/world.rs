@@ -17,7 +17,7 @@ use corelane::{
     },
     handler::{Handler, Registry, ShardInfo},
     metrics::Counters,
-    route::{Doorbell, Port, inbox},
+    route::{self, Doorbell, Port, inbox},
     shard::{Command, Drained, LocalFuture, Parts, Shard, ShardOptions},
     wire::Hello,
 };
@@ -35,6 +35,7 @@ pub(crate) struct Limits {
     pub(crate) outgoing_messages_max: usize,
     pub(crate) outgoing_bytes_max: usize,
     pub(crate) reconnect: Duration,
+    pub(crate) ring_capacity: usize,
 }
 
 pub(crate) struct World {
@@ -89,6 +90,7 @@ impl World {
             deadline: Duration::from_secs(30),
         };
         let (mut ports, mut inboxes) = (Vec::new(), Vec::new());
+        let mut doorbells = Vec::new();
         for _ in 0..shards {
             let doorbell = Arc::new(Doorbell::default());
             let (connects, to_connect) = inbox(64, &doorbell);
@@ -97,14 +99,22 @@ impl World {
                 connects,
                 submissions,
             });
+            doorbells.push(doorbell.clone());
             inboxes.push((doorbell, to_connect, to_submit));
         }
+        let seats = route::seats(shards).into_iter();
+        let joining: Vec<_> = seats.map(|seat| seat.offer(limits.ring_capacity)).collect();
+        let mut meshes = joining
+            .into_iter()
+            .map(|it| it.complete(&doorbells).expect("all have offered"));
         let client = Client::new(ports, self.clock.clone(), client_options);
         let hello = Hello::of_instance(Uuid::from_u128(first_cpu as u128));
+        let count = shards;
         let shards = inboxes.into_iter().enumerate();
         let shards = shards.map(|(number, (doorbell, connects, submissions))| {
             let info = ShardInfo {
                 shard: number,
+                shards: count,
                 cpu: first_cpu + number,
                 numa_node: 0,
             };
@@ -123,6 +133,7 @@ impl World {
                 submissions,
                 commands: to_command,
                 doorbell,
+                mesh: meshes.next().expect("is one for each"),
                 client: client.clone(),
                 spawner: Box::new(move |task| spawned.borrow_mut().push_back(task)),
             };

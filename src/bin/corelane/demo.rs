@@ -2,17 +2,14 @@
 //! to fail.
 
 use std::{
+    cell::Cell,
     hint,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
     time::{Duration, Instant},
 };
 
 use corelane::{
     error::HandlerError,
-    handler::{Handler, inline, inline_raw, inline_raw_with, spawned},
+    handler::{Handler, inline, inline_raw, spawned},
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,19 +17,20 @@ use serde::{Deserialize, Serialize};
 const SPIN_US_MAX: u64 = 60_000_000;
 const SLEEP_MS_MAX: u64 = 3_600_000;
 
-/// All of them, for a process of so many shards.
-pub(crate) fn handlers(shards: usize) -> Vec<Handler> {
-    let counts = Counts::new(shards);
+/// All of them.
+pub(crate) fn handlers() -> Vec<Handler> {
     vec![
         echo(),
         sum(),
-        count(counts.clone()),
-        count_read(counts),
+        count(),
+        count_read(),
         fail(),
         panic(),
         spin(),
         sleep(),
-        location(),
+        location("where"),
+        location("where.one").on_last_shard(),
+        location("where.key").by_route_key(),
     ]
 }
 
@@ -63,40 +61,15 @@ fn sum() -> Handler {
     })
 }
 
-/// How many messages `count` has had, by shard. Each shard writes its own line of the cache, so
-/// that counting costs them nothing of each other; a reader sums them up.
-#[derive(Clone)]
-struct Counts(Arc<[Count]>);
-
-/// Two lines of 64 bytes: processors fetch them in pairs.
-#[derive(Default)]
-#[repr(align(128))]
-struct Count(AtomicU64);
-
-impl Counts {
-    fn new(shards: usize) -> Self {
-        Self((0..shards).map(|_| Count::default()).collect())
-    }
-
-    /// One more on this shard, the only one that writes here: so a load and a store will do.
-    fn add_one(&self, shard: usize) {
-        if let Some(Count(count)) = self.0.get(shard) {
-            count.store(count.load(Relaxed) + 1, Relaxed);
-        }
-    }
-
-    fn sum(&self) -> u64 {
-        self.0.iter().map(|Count(count)| count.load(Relaxed)).sum()
-    }
+thread_local! {
+    /// How many messages `count` has had on this shard, which is a thread: nobody else sees it.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
-fn count(counts: Counts) -> Handler {
-    inline_raw_with("count", move |info| {
-        let (counts, shard) = (counts.clone(), info.shard);
-        move |_payload, _reply, _cx| {
-            counts.add_one(shard);
-            Ok(())
-        }
+fn count() -> Handler {
+    inline_raw("count", |_payload, _reply, _cx| {
+        COUNT.set(COUNT.get() + 1);
+        Ok(())
     })
 }
 
@@ -105,10 +78,11 @@ struct Counted {
     count: u64,
 }
 
-/// Raw, as `where` is: nothing is asked, so any payload will do, none included.
-fn count_read(counts: Counts) -> Handler {
-    inline_raw("count.read", move |_payload, reply, _cx| {
-        let count = counts.sum();
+/// Of the shard that reads it. Raw, as `where` is: nothing is asked, so any payload will do, none
+/// included.
+fn count_read() -> Handler {
+    inline_raw("count.read", |_payload, reply, _cx| {
+        let count = COUNT.get();
         Ok(serde_json::to_writer(reply, &Counted { count })?)
     })
 }
@@ -166,9 +140,10 @@ struct Location {
 }
 
 /// The CPU is the one that the kernel says this runs on, so that anybody can see that shards stay
-/// where they were put.
-fn location() -> Handler {
-    inline_raw("where", |_payload, reply, cx| {
+/// where they were put. `where` runs on the shard that reads it, `where.one` on the last one, and
+/// `where.key` on the one that its route key belongs to.
+fn location(name: &str) -> Handler {
+    inline_raw(name, |_payload, reply, cx| {
         let info = cx.shard();
         let location = Location {
             shard: info.shard,
@@ -177,19 +152,4 @@ fn location() -> Handler {
         };
         Ok(serde_json::to_writer(reply, &location)?)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_are_summed_over_shards_that_share_no_line() {
-        let counts = Counts::new(3);
-        for shard in [0, 2, 2, 1, 7] {
-            counts.add_one(shard);
-        }
-        assert_eq!(counts.sum(), 4, "there is no shard 7");
-        assert_eq!(size_of::<Count>(), 128);
-    }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use corelane::{Config, Runtime, error::StartError, placement, runtime::Totals};
+use corelane::{Config, Runtime, error::StartError, runtime::Totals};
 use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -25,8 +25,8 @@ const LISTEN: &str = "tcp://127.0.0.1:7400";
 /// The signals that stop it, and the exit codes by which shells know them.
 const STOPPING: [(i32, i32); 2] = [(SIGINT, 128 + SIGINT), (SIGTERM, 128 + SIGTERM)];
 
-/// Serves the demonstration handlers echo, sum, count, count.read, fail, panic, spin, sleep and
-/// where.
+/// Serves the demonstration handlers echo, sum, count, count.read, fail, panic, spin, sleep, where,
+/// where.one (on the last shard) and where.key (by route key).
 ///
 /// The first line on stdout is a JSON object, {"event":"ready",…}, with the endpoints that are
 /// really bound. SIGTERM and SIGINT drain: nothing new is handled, what runs is finished within
@@ -99,10 +99,8 @@ fn log_panics() {
 }
 
 fn start(args: &ServeArgs) -> Result<Runtime, StartError> {
-    let config = config(args)?;
-    let shards = placement::place(&config.clone().check()?)?.shards.len();
-    Runtime::builder(config)
-        .handlers(demo::handlers(shards))
+    Runtime::builder(config(args)?)
+        .handlers(demo::handlers())
         .start()
 }
 

@@ -25,6 +25,9 @@ pub(super) struct Router {
     files: Vec<SocketFile>,
     socket: zmq::Socket,
     by_routing_id: FxHashMap<Box<[u8]>, ConnectionId>,
+    /// Whose last message found no room where it was to go. libzmq has one queue for all peers, so
+    /// that all of them wait until it has.
+    held: Option<ConnectionId>,
 }
 
 /// Somebody who has sent us something.
@@ -48,6 +51,7 @@ impl Router {
             files: Vec::new(),
             socket,
             by_routing_id: FxHashMap::default(),
+            held: None,
         })
     }
 
@@ -82,8 +86,12 @@ impl Router {
         messages_max: usize,
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
+        self.held.take_if(|held| {
+            let link = links.get(*held);
+            !matches!(link, Some(Link::Accepted(peer)) if peer.outbox.is_held())
+        });
         let mut count = 0;
-        while count < messages_max {
+        while count < messages_max && self.held.is_none() {
             if receive(&self.socket, &mut frames.routing_id).is_err() {
                 break;
             }
@@ -114,6 +122,9 @@ impl Router {
             }));
             if !peer.outbox.is_empty() {
                 dirty.push(connection);
+            }
+            if peer.outbox.is_held() {
+                self.held = Some(connection);
             }
         }
         count

@@ -59,7 +59,7 @@ pub(super) struct Link {
     pub(super) is_dirty: bool,
     /// One of those that are read each turn: it keeps its read buffer.
     pub(super) is_hot: bool,
-    /// Not read: its answers would have no room.
+    /// Not read: its answers would have no room, or its messages where they go.
     pub(super) is_paused: bool,
     /// When the first look of the next timer is due.
     pub(super) timer_at: Option<Instant>,
@@ -162,7 +162,14 @@ impl Link {
     /// A dialed connection's answers need no room, and keep the peer able to read.
     #[inline]
     pub(super) fn is_congested(&self, is_tight: bool) -> bool {
-        self.is_accepted() && (self.outbox.is_full() || (is_tight && !self.outbox.is_empty()))
+        self.is_accepted() && (self.outbox.is_blocked() || (is_tight && !self.outbox.is_empty()))
+    }
+
+    /// Whether it is the peer that keeps it from being read: by not reading. What waits for another
+    /// shard is none of the peer's fault.
+    #[inline]
+    pub(super) fn is_backed_up(&self, is_tight: bool) -> bool {
+        self.outbox.is_full() || (self.is_accepted() && is_tight && !self.outbox.is_empty())
     }
 
     /// Begins the handshake on a socket that is connected.
@@ -273,7 +280,7 @@ impl Link {
     fn check_heartbeat(&mut self, now: Instant, options: &EngineOptions) -> Result<Tick, Lost> {
         let mut next = now + options.heartbeat_interval;
         self.outbox.rest();
-        if self.is_paused || self.outbox.is_full() {
+        if self.is_backed_up(self.is_paused && !self.outbox.is_held()) {
             let cut_at = *self.full_since.get_or_insert(now) + options.slow_consumer;
             if cut_at <= now {
                 return Err(Lost::SlowConsumer);

@@ -43,7 +43,7 @@ impl Link {
         };
         self.settle_outbox(&mut io.buffers);
         let is_tight = !io.buffers.has_room(0);
-        self.full_since = match self.outbox.is_full() || self.is_congested(is_tight) {
+        self.full_since = match self.is_backed_up(is_tight) {
             true => self.full_since.or(Some(now)),
             false => None,
         };

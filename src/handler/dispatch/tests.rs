@@ -27,6 +27,7 @@ impl Bench {
     fn new(handlers: &[Handler]) -> Self {
         let clock = quanta::Clock::new();
         let shard = ShardInfo {
+            shards: 1,
             shard: 3,
             cpu: 5,
             numa_node: 1,

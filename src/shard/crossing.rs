@@ -1,0 +1,386 @@
+//! Messages that run on another shard than the one that read them.
+//!
+//! The shard that reads such a message, its home, puts it into a [`Parcel`] and sends that over;
+//! there the handler runs and writes its answer into the parcel, and it comes home, where the
+//! answer goes out on the connection that the message came in on. Parcels are used again: nothing
+//! is allocated per message. A payload of 16 KiB or more goes along in the buffer that it was read
+//! into; a smaller one is copied out of it, once, since the buffer holds other messages too.
+//!
+//! A ring that is full holds back the connection that fills it: its last message waits here, and
+//! nothing more is read from it until there is room.
+
+use std::{collections::VecDeque, ops::Range};
+
+use quanta::Instant;
+
+use super::{
+    Core, Phase, Shard,
+    tasks::{Origin, TaskEnd},
+};
+use crate::{
+    engine::{ConnectionId, Engine},
+    handler::{Arrival, Dispatch, Lent, Spawning},
+    route::{Mesh, Published},
+    wire::{ATTACHED_BYTES_MIN, Header, Kind, Outbox, Promise, Reason, Received},
+};
+
+/// A message on its way to another shard and back.
+#[derive(Debug)]
+pub struct Parcel {
+    header: Header,
+    /// Where it came in, at home.
+    connection: ConnectionId,
+    /// The place that its answer has; none is due to a one-way message.
+    promise: Option<Promise>,
+    read: Instant,
+    deadline: Option<Instant>,
+    message: Vec<u8>,
+    payload: Range<usize>,
+    answer: Outbox,
+    /// The index of the handler that ran.
+    handler: Option<usize>,
+}
+
+/// What a home knows of its parcels.
+#[derive(Debug)]
+pub(super) struct Crossing {
+    mesh: Mesh<Parcel>,
+    /// By shard.
+    routes: Vec<Route>,
+    held: usize,
+    /// Bytes of payloads that are held or away.
+    bytes: usize,
+    bytes_max: usize,
+    #[expect(clippy::vec_box, reason = "the box is what crosses")]
+    spare: Vec<Box<Parcel>>,
+    spare_max: usize,
+    /// What was just taken from a ring; kept for its memory.
+    #[expect(clippy::vec_box, reason = "the box is what crosses")]
+    taken: Vec<Box<Parcel>>,
+    /// Whose ring is looked at first.
+    first: usize,
+}
+
+/// The way to one other shard.
+#[derive(Debug, Default)]
+struct Route {
+    /// What had no room in its ring, in its order.
+    held: VecDeque<Box<Parcel>>,
+    /// What has left and not come back.
+    away: usize,
+}
+
+impl Crossing {
+    pub(super) fn new(mesh: Mesh<Parcel>, bytes_max: usize) -> Self {
+        let shards = mesh.shards();
+        Self {
+            spare_max: mesh.capacity() * shards.saturating_sub(1),
+            mesh,
+            routes: (0..shards).map(|_| Route::default()).collect(),
+            held: 0,
+            bytes: 0,
+            bytes_max,
+            spare: Vec::new(),
+            taken: Vec::new(),
+            first: 0,
+        }
+    }
+
+    /// Whether another message for this shard would have to wait.
+    fn is_full(&mut self, shard: usize, bytes: usize) -> bool {
+        // A large one passes alone.
+        let is_over = self.bytes > 0 && self.bytes + bytes > self.bytes_max;
+        is_over || !self.routes[shard].held.is_empty() || !self.mesh.has_room(shard)
+    }
+
+    fn pack(&mut self, header: Header, connection: ConnectionId, read: Instant) -> Box<Parcel> {
+        let Some(mut parcel) = self.spare.pop() else {
+            return Box::new(Parcel {
+                header,
+                connection,
+                promise: None,
+                read,
+                deadline: None,
+                message: Vec::new(),
+                payload: 0..0,
+                answer: Outbox::new(1, usize::MAX),
+                handler: None,
+            });
+        };
+        parcel.header = header;
+        parcel.connection = connection;
+        parcel.read = read;
+        parcel.handler = None;
+        parcel
+    }
+
+    /// A parcel that has come home and is empty.
+    fn keep(&mut self, mut parcel: Box<Parcel>) {
+        self.bytes -= parcel.payload.len();
+        parcel.payload = 0..0;
+        parcel.answer.clear();
+        let is_large =
+            parcel.message.capacity().max(parcel.answer.capacity()) > 2 * ATTACHED_BYTES_MIN;
+        if !is_large && self.spare.len() < self.spare_max {
+            self.spare.push(parcel);
+        }
+    }
+
+    pub(super) fn publish(&mut self) -> Published {
+        self.mesh.publish()
+    }
+
+    /// Whether a task's answer can go home now; else the parcel comes back.
+    pub(super) fn give_back(
+        &mut self,
+        shard: usize,
+        parcel: Box<Parcel>,
+    ) -> Result<(), Box<Parcel>> {
+        self.mesh.give_back(shard, parcel)
+    }
+
+    pub(super) fn may_park(&mut self) -> bool {
+        let routes = &self.routes;
+        self.mesh.may_park(|shard| !routes[shard].held.is_empty())
+    }
+
+    /// Whether all that has left has come back, and nothing waits to leave.
+    pub(super) fn is_idle(&self) -> bool {
+        let mut routes = self.routes.iter().enumerate();
+        let is_home = routes.all(|(shard, route)| route.away == 0 || self.mesh.is_gone(shard));
+        is_home && self.held == 0 && self.mesh.is_published()
+    }
+
+    /// Messages that had no room anywhere.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+}
+
+impl Parcel {
+    /// Takes in the payload.
+    fn fill(&mut self, message: &mut Received<'_>) {
+        if message.payload_bytes() >= ATTACHED_BYTES_MIN {
+            (self.message, self.payload) = message.take_buffer();
+        } else {
+            self.message.clear();
+            self.message.extend_from_slice(message.payload());
+            self.payload = 0..self.message.len();
+        }
+    }
+
+    /// Takes the answer of the task that was made for it, unless it has that already.
+    pub(super) fn answer_task(&mut self, end: &TaskEnd) {
+        self.handler = Some(end.handler);
+        if self.answer.is_empty() {
+            let answered = Spawning::answer(&end.header, &end.result, &mut self.answer);
+            debug_assert!(answered.is_ok(), "a parcel has room for its answer");
+        }
+    }
+}
+
+impl Core {
+    /// A message has arrived that is to run on another shard.
+    pub(super) fn send_over(
+        &mut self,
+        shard: usize,
+        connection: ConnectionId,
+        header: Header,
+        (read, deadline): (Instant, Option<Instant>),
+        message: &mut Received<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let is_full = self.crossing.is_full(shard, message.payload_bytes());
+        // A dialed connection brings answers, too: it is always read.
+        let may_hold = !outbox.is_held() && self.peers.id_at(connection).is_none();
+        if is_full && !may_hold {
+            let text = format!("the ring to shard {shard} is full: limits.ring_capacity");
+            return self.refuse(outbox, &header, Reason::Overloaded, &text);
+        }
+        let mut parcel = self.crossing.pack(header, connection, read);
+        parcel.deadline = deadline;
+        parcel.promise = (header.kind != Kind::OneWay).then(|| outbox.promise());
+        parcel.fill(message);
+        self.crossing.bytes += parcel.payload.len();
+        if is_full {
+            outbox.hold();
+            self.crossing.held += 1;
+            self.crossing.routes[shard].held.push_back(parcel);
+        } else {
+            self.leave(shard, parcel);
+        }
+    }
+
+    fn leave(&mut self, shard: usize, parcel: Box<Parcel>) {
+        let asked = self.crossing.mesh.ask(shard, parcel);
+        debug_assert!(asked.is_ok(), "there was room");
+        self.crossing.routes[shard].away += 1;
+        self.recorder.counters.hopped_out += 1;
+    }
+
+    /// Runs what another shard has sent.
+    fn run_arrived(&mut self, now: Instant, home: usize, mut parcel: Box<Parcel>) {
+        self.recorder.counters.hopped_in += 1;
+        let header = parcel.header;
+        if !matches!(self.phase, Phase::Running) {
+            let text = "this process is stopping";
+            self.refuse(&mut parcel.answer, &header, Reason::Draining, text);
+            return self.send_home(home, parcel);
+        }
+        let began = self.read_time(now);
+        let lent = Lent {
+            shard: &self.info,
+            client: &self.local_client,
+            timers: &self.timers,
+            may_spawn: self.tasks.has_room(),
+            reply_bytes_max: self.options.message_bytes_max,
+        };
+        let Parcel {
+            deadline,
+            message,
+            payload,
+            answer,
+            ..
+        } = &mut *parcel;
+        let mut is_taken = false;
+        let arrival = Arrival {
+            header,
+            message: &mut Received::within(message, 0..0, payload.clone(), &mut is_taken),
+            outbox: answer,
+            deadline: *deadline,
+            now: began,
+        };
+        let dispatch = self.registry.dispatch(arrival, lent);
+        parcel.handler = match dispatch {
+            Dispatch::Handled(handler) => {
+                self.recorder.counters.handled += 1;
+                Some(handler)
+            }
+            Dispatch::Nacked(handler, reason) => {
+                self.recorder.counters.count_nack(reason.to_u16());
+                handler
+            }
+            Dispatch::Spawn(spawning) => {
+                self.recorder.counters.spawned += 1;
+                let read = parcel.read;
+                let origin = Origin::There { home, parcel };
+                return self.tasks.spawn(origin, read, spawning);
+            }
+            Dispatch::NoRoom => unreachable!("a parcel has room for its answer"),
+        };
+        if let Some(handler) = parcel.handler {
+            // Its reply is written at home.
+            self.record_inline(handler, began, Kind::OneWay);
+        }
+        self.send_home(home, parcel);
+    }
+
+    fn send_home(&mut self, home: usize, parcel: Box<Parcel>) {
+        let given = self.crossing.mesh.give_back(home, parcel);
+        debug_assert!(
+            given.is_ok(),
+            "no more is taken than has room on its way back"
+        );
+    }
+
+    /// What was sent over has come back.
+    fn on_back(&mut self, now: Instant, mut parcel: Box<Parcel>, outbox: Option<&mut Outbox>) {
+        if let Some(promise) = parcel.promise.take() {
+            if outbox.is_some_and(|outbox| outbox.keep(promise, &mut parcel.answer)) {
+                if let Some(handler) = parcel.handler {
+                    self.replied.push((handler, parcel.read));
+                }
+                self.linger(now);
+            } else {
+                self.recorder.counters.answers_lost += 1;
+            }
+        }
+        self.crossing.keep(parcel);
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    /// Sends over what this turn has read for others, runs what they have sent, and takes in the
+    /// answers. Returns how much it did.
+    #[inline]
+    pub(super) fn cross(&mut self, now: Instant) -> usize {
+        match self.core.crossing.routes.len() {
+            1 => 0,
+            shards => self.cross_to(shards, now),
+        }
+    }
+
+    fn cross_to(&mut self, shards: usize, now: Instant) -> usize {
+        let mut count = 0;
+        if self.core.crossing.held > 0 {
+            count += self.let_go(now);
+        }
+        self.core.publish();
+        self.core.crossing.first = (self.core.crossing.first + 1) % shards;
+        let first = self.core.crossing.first;
+        let mut taken = std::mem::take(&mut self.core.crossing.taken);
+        let most = self.core.options.turn_messages_max;
+        for shard in (first..shards).chain(0..first) {
+            count += self.core.crossing.mesh.take_asked(shard, most, &mut taken);
+            for parcel in taken.drain(..) {
+                self.core.run_arrived(now, shard, parcel);
+            }
+        }
+        // The others may go on while this shard writes.
+        self.core.publish();
+        for shard in 0..shards {
+            let back = self.core.crossing.mesh.take_back(shard, &mut taken);
+            self.core.crossing.routes[shard].away -= back;
+            count += back;
+            for parcel in taken.drain(..) {
+                let outbox = self.engine.outbox(parcel.connection);
+                self.core.on_back(now, parcel, outbox);
+            }
+        }
+        self.core.crossing.taken = taken;
+        count
+    }
+
+    /// Sends over what was held back, as far as there is room now, and has its connections read
+    /// again.
+    fn let_go(&mut self, now: Instant) -> usize {
+        let before = self.core.crossing.held;
+        for shard in 0..self.core.crossing.routes.len() {
+            while let Some(parcel) = self.core.crossing.routes[shard].held.pop_front() {
+                let is_gone = self.core.crossing.mesh.is_gone(shard);
+                if !is_gone && !self.core.crossing.mesh.has_room(shard) {
+                    self.core.crossing.routes[shard].held.push_front(parcel);
+                    break;
+                }
+                self.core.crossing.held -= 1;
+                let mut outbox = self.engine.outbox(parcel.connection);
+                if let Some(outbox) = &mut outbox {
+                    outbox.release();
+                }
+                if is_gone {
+                    self.core.turn_back(now, parcel, outbox);
+                } else {
+                    self.core.leave(shard, parcel);
+                }
+            }
+        }
+        before - self.core.crossing.held
+    }
+}
+
+impl Core {
+    /// The shard that it was for has ended.
+    fn turn_back(&mut self, now: Instant, mut parcel: Box<Parcel>, outbox: Option<&mut Outbox>) {
+        let header = parcel.header;
+        let text = "this process is stopping";
+        self.refuse(&mut parcel.answer, &header, Reason::Draining, text);
+        self.on_back(now, parcel, outbox);
+    }
+
+    /// Lets the other shards have what this one has for them.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        let Published { woken, .. } = self.crossing.publish();
+        self.recorder.counters.shards_woken += woken as u64;
+    }
+}

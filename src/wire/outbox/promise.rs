@@ -1,0 +1,64 @@
+//! Answers that come from another shard, and the connections that wait for room there.
+
+use super::Outbox;
+
+/// That an answer will come for a message that was read, from elsewhere: its place in the outbox is
+/// kept. Good for as long as the connection lives that the message came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    epoch: u32,
+}
+
+impl Outbox {
+    /// Keeps a place for an answer.
+    pub fn promise(&mut self) -> Promise {
+        self.promised += 1;
+        Promise { epoch: self.epoch }
+    }
+
+    /// Moves an answer here that was promised, whatever the bounds: its place was kept. False, and
+    /// the answer stays where it is, if the promise was to a connection that is gone.
+    pub fn keep(&mut self, promise: Promise, answer: &mut Outbox) -> bool {
+        if promise.epoch != self.epoch {
+            return false;
+        }
+        self.promised -= 1;
+        // Copied even if nothing waits here: the two buffers stay where they have grown.
+        let moved = answer.waiting;
+        self.copy_from(answer);
+        self.take_count_of(answer, moved);
+        true
+    }
+
+    /// Nothing more is to be read from the connection, until [`release`](Self::release): where its
+    /// last message was to go there is no room.
+    pub fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// There is room again.
+    pub fn release(&mut self) {
+        self.is_held = false;
+    }
+
+    /// Whether nothing more is to be read from the connection for want of room elsewhere.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Whether a message that is read now would find no room: for its answer here, with those that
+    /// are promised, or where it goes.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        let is_promised_away = self.promised > 0
+            && self.waiting.messages as usize + self.promised >= self.messages_max;
+        self.is_held || is_promised_away || self.is_full()
+    }
+
+    pub(super) fn forget_promises(&mut self) {
+        self.promised = 0;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.is_held = false;
+    }
+}
