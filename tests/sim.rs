@@ -69,7 +69,7 @@ fn a_shards_own_tasks_do_not_keep_other_threads_waiting() {
     limits.shard.turn_messages_max = 4;
     limits.shard.inbox_capacity = 100;
     let mut world = World::new(0, Weather::default(), limits);
-    world.add_process(0, 1, &[]);
+    world.add_process(0, 1, true, &[]);
     let process = &world.processes[0];
     let peer = process.client.connect("tcp://127.0.0.1:9999").unwrap();
     process.client.message("run").to(&peer).one_way().unwrap();

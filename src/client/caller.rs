@@ -2,8 +2,9 @@
 //! and how each message ends.
 
 mod ending;
+mod links;
 
-use std::{rc::Rc, sync::Arc, task::Waker, time::Duration};
+use std::{collections::VecDeque, rc::Rc, task::Waker, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use quanta::Instant;
@@ -11,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 pub use self::ending::Ends;
 use super::{
-    Submitted,
+    Connect, Submitted,
     answers::{Answers, LocalAnswer},
     call::Outcome,
     calls::{Calls, Outstanding},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Indeterminate, NotSent},
-    peers::{Entry, PeerId, PeerShared},
+    peers::{Entry, PeerId},
     wire::{ATTACHED_BYTES_MIN, Codec, HandlerKey, Header, Kind, Outbox, Received},
 };
 
@@ -56,6 +57,10 @@ pub struct Caller {
     wants_load: bool,
     /// Nothing new is taken.
     is_closed: bool,
+    /// Some process has told of more than one shard.
+    knows_shards: bool,
+    /// Connections to further shards, to be begun by the reactor.
+    wanted: VecDeque<Connect>,
 }
 
 /// What a caller may hold.
@@ -84,6 +89,8 @@ impl Caller {
             has_news: false,
             wants_load: false,
             is_closed: false,
+            knows_shards: false,
+            wanted: VecDeque::new(),
         }
     }
 
@@ -137,10 +144,10 @@ impl Caller {
         self.round_trips.drain(..)
     }
 
-    /// Begins to keep a queue for this peer, which is not connected yet.
-    pub fn open(&mut self, peer: PeerId, shared: Arc<PeerShared>) {
-        let queue = Queue::new(shared, self.limits.messages_max, self.limits.bytes_max);
-        self.queues.entry(peer).or_insert(queue);
+    /// Begins to keep a queue for a peer that is not connected yet.
+    pub fn open(&mut self, connect: &Connect) {
+        let queue = Queue::new(connect, self.limits.messages_max, self.limits.bytes_max);
+        self.queues.entry(connect.peer).or_insert(queue);
     }
 
     /// The peer's connection stands and is greeted, or has gone, or the peer drains.
@@ -157,7 +164,9 @@ impl Caller {
     }
 
     /// Takes a message of another thread, whose credit is taken.
-    pub fn submit(&mut self, now: Instant, message: Submitted) {
+    pub fn submit(&mut self, now: Instant, mut message: Submitted) {
+        let order = &message.order;
+        message.peer = self.way_to(message.peer, order.handler, order.route_key);
         self.ends.calls += u64::from(message.wants_answer());
         self.has_news = true;
         let is_closed = self.is_closed;
@@ -212,6 +221,7 @@ impl Caller {
         peer: PeerId,
         order: &mut Order,
     ) -> Result<(), NotSent> {
+        let peer = self.way_to(peer, order.handler, order.route_key);
         let queue = self.queues.get_mut(&peer).ok_or(NotSent::Closed)?;
         let way = queue.admit(order.payload.len())?;
         if self.is_closed {
@@ -245,6 +255,7 @@ impl Caller {
         if within.is_zero() {
             return Err(NotSent::Deadline);
         }
+        let peer = self.way_to(peer, order.handler, order.route_key);
         let queue = self.queues.get_mut(&peer).ok_or(NotSent::Closed)?;
         let way = queue.admit(order.payload.len())?;
         let deadline = now + within;

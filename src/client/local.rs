@@ -79,13 +79,14 @@ impl CallingSide {
     /// Whether a task has asked for a connection that has not begun.
     #[inline]
     pub fn has_own_connects(&self) -> bool {
-        !self.connects.borrow().is_empty()
+        !self.connects.borrow().is_empty() || self.caller.borrow().wants_links()
     }
 
     /// The next connection to begin.
     pub fn pop_connect(&self) -> Option<Connect> {
         let first = self.connects.borrow_mut().pop_front();
-        first.or_else(|| self.asked.pop())
+        let next = first.or_else(|| self.asked.pop());
+        next.or_else(|| self.caller.borrow_mut().pop_wanted())
     }
 
     /// Whether no connection is asked for and nothing is staged.
@@ -115,7 +116,7 @@ impl CallingSide {
         }
         // What is sent to the peer from now on waits for the connection.
         let mut caller = self.caller.borrow_mut();
-        caller.open(connect.peer, connect.shared.clone());
+        caller.open(&connect);
         connects.push_back(connect);
         drop((connects, caller));
         self.wake_reactor();
@@ -128,8 +129,7 @@ impl CallingSide {
     fn take_asked(&self) -> bool {
         let before = self.connects.borrow().len();
         while let Some(connect) = self.asked.pop() {
-            let (peer, shared) = (connect.peer, connect.shared.clone());
-            self.caller.borrow_mut().open(peer, shared);
+            self.caller.borrow_mut().open(&connect);
             self.connects.borrow_mut().push_back(connect);
         }
         self.connects.borrow().len() > before

@@ -34,6 +34,7 @@ mod local;
 mod message;
 mod order;
 mod queue;
+mod shards;
 mod submit;
 
 pub use call::{Acked, Call, Expect, RawReply, RemoteAnswer, TypedReply};

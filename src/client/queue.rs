@@ -5,10 +5,11 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use quanta::Instant;
 
-use super::order::Payload;
+use super::{Connect, order::Payload, shards::Shards};
 use crate::{
+    config::Endpoint,
     error::NotSent,
-    peers::{Entry, PeerShared},
+    peers::{Entry, PeerId, PeerShared},
     wire::{ATTACHED_BYTES_MIN, Header, Outbox, Tally},
 };
 
@@ -49,7 +50,14 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) shared: Arc<PeerShared>,
+    pub(super) endpoint: Endpoint,
     pub(super) standing: Standing,
+    /// Its shards are no concern: all goes by this connection.
+    pub(super) is_routed: bool,
+    /// What is known of the process's shards, at its main connection.
+    pub(super) shards: Option<Box<Shards>>,
+    /// The main connection, at one to another shard of the same process.
+    pub(super) main: Option<PeerId>,
     /// Whether the caller has noted that something is on its way.
     is_noted: bool,
     /// Framed, and to go into the outbox at the end of the turn.
@@ -86,10 +94,14 @@ struct Owed {
 }
 
 impl Queue {
-    pub(super) fn new(shared: Arc<PeerShared>, messages_max: usize, bytes_max: usize) -> Self {
+    pub(super) fn new(connect: &Connect, messages_max: usize, bytes_max: usize) -> Self {
         Self {
-            shared,
+            shared: connect.shared.clone(),
+            endpoint: connect.endpoint.clone(),
             standing: Standing::Down,
+            is_routed: connect.is_routed,
+            shards: None,
+            main: None,
             is_noted: false,
             staged: Outbox::new(messages_max, bytes_max),
             waiting: VecDeque::new(),
@@ -209,7 +221,7 @@ impl Queue {
         self.is_noted = false;
     }
 
-    fn wait(&mut self, waiting: Waiting) {
+    pub(super) fn wait(&mut self, waiting: Waiting) {
         self.waiting_bytes += waiting.payload.len();
         self.waiting.push_back(waiting);
     }
@@ -311,6 +323,12 @@ impl Queue {
             &mut self.staged,
             Outbox::new(self.messages_max, self.bytes_max),
         )
+    }
+
+    /// What waits, for another queue of the same process. It keeps its credit.
+    pub(super) fn move_waiting(&mut self) -> VecDeque<Waiting> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
     }
 
     /// What waits, for somebody to end it. Its credit is given back.

@@ -43,6 +43,8 @@ pub struct Connect {
     pub endpoint: Endpoint,
     /// Its credit and account.
     pub shared: Arc<PeerShared>,
+    /// All messages go by this connection, whichever shard runs them.
+    pub is_routed: bool,
 }
 
 /// How other threads reach one shard. Connections have a queue of their own: a message may overtake
@@ -171,6 +173,12 @@ impl Client {
     /// Begins to connect to a process, from the shards in turn, and returns at once: messages wait
     /// for the connection until their deadline. The error says what is wrong with the endpoint,
     /// or that the runtime cannot take it now.
+    ///
+    /// Which shard runs what the process says in its welcome. Each message then goes straight to
+    /// the shard that runs it, by a connection that its first such message opens, at the same host;
+    /// what cannot be reached so within a second is routed there. What runs wherever it arrives
+    /// goes to the shard that was dialed, or, if that is shard 0, from shard k to shard k (modulo
+    /// their number).
     pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
         let shard = self.0.next_shard.fetch_add(1, Relaxed) % self.0.ports.len();
         self.connect_from(shard, endpoint)
@@ -182,14 +190,26 @@ impl Client {
     ///
     /// If there is no such shard.
     pub fn connect_from(&self, shard: usize, endpoint: &str) -> Result<Peer, ConnectError> {
+        self.connect_by(shard, endpoint, |connect| self.ask_for(shard, connect))
+    }
+
+    /// As [`connect_from`](Self::connect_from), but by one connection alone: the process routes
+    /// what another of its shards runs, at the price of a hop. For a tunnel or a firewall that lets
+    /// one port through.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such shard.
+    pub fn connect_routed(&self, shard: usize, endpoint: &str) -> Result<Peer, ConnectError> {
         self.connect_by(shard, endpoint, |connect| {
-            self.0.ports[shard]
-                .connects
-                .try_send(connect)
-                .map_err(|refused| match refused {
-                    Refused::Full(_) => NotSent::Full,
-                    Refused::Closed(_) => NotSent::Closed,
-                })
+            let is_routed = true;
+            self.ask_for(
+                shard,
+                Connect {
+                    is_routed,
+                    ..connect
+                },
+            )
         })
     }
 
@@ -197,6 +217,14 @@ impl Client {
     /// `const fn`.
     pub fn message(&self, handler: impl Into<HandlerKey>) -> Message<'_, Self> {
         Message::new(self, handler.into())
+    }
+
+    fn ask_for(&self, shard: usize, connect: Connect) -> Result<(), NotSent> {
+        let asked = self.0.ports[shard].connects.try_send(connect);
+        asked.map_err(|refused| match refused {
+            Refused::Full(_) => NotSent::Full,
+            Refused::Closed(_) => NotSent::Closed,
+        })
     }
 
     pub(super) fn connect_by(
@@ -216,6 +244,7 @@ impl Client {
             peer,
             endpoint: endpoint.clone(),
             shared: shared.clone(),
+            is_routed: false,
         })
         .map_err(ConnectError::NotAccepted)?;
         let port = self.0.ports[shard].submissions.clone();

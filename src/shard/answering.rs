@@ -49,7 +49,7 @@ impl Core {
                 self.on_answer(now, connection, &header, &mut message);
             }
             Kind::Hello => self.on_hello(connection, &header, message.payload(), outbox),
-            Kind::Welcome => self.on_welcome(connection, message.payload()),
+            Kind::Welcome => self.on_welcome(now, connection, message.payload()),
             Kind::Goodbye => self.on_goodbye(connection),
             // What runs inline has run; a task's answer is dropped at the other end.
             Kind::Cancel => {}

@@ -8,7 +8,7 @@ use crate::{
     engine::{ConnectionId, Engine},
     error::Lost,
     peers::{Entry, PeerId},
-    wire::{Header, Hello, Kind, Outbox, Received},
+    wire::{Header, Kind, Outbox, Received},
 };
 
 impl<E: Engine> Shard<E> {
@@ -24,9 +24,13 @@ impl<E: Engine> Shard<E> {
             match submission {
                 Submission::Message(message) => self.submit(now, message),
                 Submission::Close(peer) => {
-                    self.take_connect_of(peer);
+                    self.take_connect_of(now, peer);
                     let until = now + self.core.options.close_within;
-                    self.core.closing.push((peer, until));
+                    // Last, for it knows the others.
+                    let links = self.core.side.caller.borrow().links_of(peer);
+                    for id in links.into_iter().chain([peer]) {
+                        self.core.closing.push((id, until));
+                    }
                 }
             }
         }
@@ -34,47 +38,47 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Begins the connections that tasks and other threads have asked for.
-    pub(super) fn take_connects(&mut self) -> usize {
+    pub(super) fn take_connects(&mut self, now: Instant) -> usize {
         let mut count = 0;
         while let Some(connect) = self.core.side.pop_connect() {
-            self.connect(connect);
+            self.connect(now, connect);
             count += 1;
         }
         count
     }
 
-    fn connect(
-        &mut self,
-        Connect {
-            peer,
-            endpoint,
-            shared,
-        }: Connect,
-    ) {
+    fn connect(&mut self, now: Instant, connect: Connect) {
         let mut caller = self.core.side.caller.borrow_mut();
-        caller.open(peer, shared);
+        caller.open(&connect);
+        let Connect { peer, endpoint, .. } = connect;
         if !matches!(self.core.phase, Phase::Running) {
             return caller.stand(peer, Standing::Unconnectable);
         }
         match self.engine.connect(&endpoint) {
-            Ok(connection) => self.core.peers.insert(peer, connection),
+            Ok(connection) => {
+                drop(caller);
+                self.core.peers.insert(peer, connection);
+                self.core.expect_link(now, peer);
+            }
             Err(error) => {
                 tracing::error!(%endpoint, %error, "cannot connect");
                 caller.stand(peer, Standing::Unconnectable);
+                drop(caller);
+                self.core.do_without_link(now, peer);
             }
         }
     }
 
     /// What speaks of a peer may overtake its connection, which stands in another queue and may
     /// have been asked for after this turn had looked there.
-    fn take_connect_of(&mut self, id: PeerId) {
+    fn take_connect_of(&mut self, now: Instant, id: PeerId) {
         if !self.core.side.caller.borrow().knows(id) {
-            self.take_connects();
+            self.take_connects(now);
         }
     }
 
     fn submit(&mut self, now: Instant, message: Submitted) {
-        self.take_connect_of(message.peer());
+        self.take_connect_of(now, message.peer());
         self.core.side.caller.borrow_mut().submit(now, message);
     }
 
@@ -86,7 +90,8 @@ impl<E: Engine> Shard<E> {
         let Self { engine, core } = self;
         let mut caller = core.side.caller.borrow_mut();
         core.closing.retain(|&(id, until)| {
-            if caller.is_sending(id) && now < until {
+            // A process's main connection knows the others, and goes last.
+            if (caller.is_sending(id) || caller.has_links(id)) && now < until {
                 return true;
             }
             let connection = core.peers.connection_of(id);
@@ -99,14 +104,16 @@ impl<E: Engine> Shard<E> {
         });
     }
 
-    /// Says hello on connections that have just come up, before anything else is sent.
-    pub(super) fn greet(&mut self) -> usize {
+    /// Says hello on connections that have just come up, before anything else is sent. What is to
+    /// be sent waits for the welcome: it says to which shard each message goes.
+    pub(super) fn greet(&mut self, now: Instant) -> usize {
         if self.core.came_up.is_empty() {
             return 0;
         }
         let Self { engine, core } = self;
-        let count = core.came_up.len();
-        core.came_up.retain(|&connection| {
+        let mut came_up = std::mem::take(&mut core.came_up);
+        let count = came_up.len();
+        came_up.retain(|&connection| {
             let Some(id) = core.peers.id_at(connection) else {
                 return false;
             };
@@ -118,9 +125,10 @@ impl<E: Engine> Shard<E> {
                 // Full of answers to what the peer sent first: hello goes once they have left.
                 return true;
             }
-            core.side.caller.borrow_mut().stand(id, Standing::Up);
+            core.expect_welcome(now, id);
             false
         });
+        core.came_up = came_up;
         count - core.came_up.len()
     }
 
@@ -156,14 +164,15 @@ impl<E: Engine> Shard<E> {
 
     /// Ends whatever goes to any peer, and what was submitted and not yet taken.
     pub(super) fn stop_calling(&mut self) {
-        self.take_connects();
+        let now = self.core.clock.now();
+        self.take_connects(now);
         let Self { engine, core } = self;
         let mut caller = core.side.caller.borrow_mut();
         // Other threads may go on submitting: they are refused once the inbox is gone.
         let inbox = std::iter::from_fn(|| core.submissions.pop());
         for submission in inbox.take(core.options.inbox_capacity) {
             if let Submission::Message(message) = submission {
-                caller.submit(core.clock.now(), message);
+                caller.submit(now, message);
             }
         }
         for id in caller.peers() {
@@ -192,19 +201,10 @@ impl Core {
         }
     }
 
-    pub(super) fn on_welcome(&mut self, connection: ConnectionId, payload: &mut [u8]) {
-        let Some((id, peer)) = self.peers.at(connection) else {
-            return;
-        };
-        match Hello::decode(payload) {
-            Ok(hello) => peer.identity = Some(hello),
-            Err(error) => tracing::warn!(peer = %id, %error, "cannot read the peer's welcome"),
-        }
-    }
-
     pub(super) fn on_goodbye(&mut self, connection: ConnectionId) {
         match self.peers.id_at(connection) {
             Some(id) => {
+                self.expected.retain(|it| it.peer != id);
                 let mut caller = self.side.caller.borrow_mut();
                 caller.stand(id, Standing::Draining);
             }
@@ -212,7 +212,13 @@ impl Core {
         }
     }
 
-    pub(super) fn on_down(&mut self, connection: ConnectionId, why: &Lost, outbox: &mut Outbox) {
+    pub(super) fn on_down(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        why: &Lost,
+        outbox: &mut Outbox,
+    ) {
         if *why == Lost::SlowConsumer {
             self.recorder.counters.slow_consumers += 1;
         }
@@ -221,7 +227,10 @@ impl Core {
         self.came_up.retain(|&up| up != connection);
         match self.peers.id_at(connection) {
             // Its goodbye was this connection's, too; whoever comes next has said none.
-            Some(id) => self.side.caller.borrow_mut().lost(id, outbox),
+            Some(id) => {
+                self.side.caller.borrow_mut().lost(id, outbox);
+                self.expect_link(now, id);
+            }
             None => self.recorder.counters.answers_lost += outbox.messages() as u64,
         }
     }

@@ -10,6 +10,7 @@ mod calling;
 mod command;
 mod commands;
 mod crossing;
+mod meeting;
 mod park;
 mod tasks;
 mod turn;
@@ -27,7 +28,7 @@ pub use self::{
     tasks::Spawner,
     turn::Turn,
 };
-use self::{crossing::Crossing, tasks::Tasks};
+use self::{crossing::Crossing, meeting::Expected, tasks::Tasks};
 use crate::{
     client::{CallerLimits, CallingSide, Client, Connect, LocalClient, Submission},
     engine::{ConnectionId, Engine},
@@ -129,6 +130,8 @@ struct Core {
     closing: Vec<(PeerId, Instant)>,
     /// Connections that have come up, each once, to be greeted.
     came_up: Vec<ConnectionId>,
+    /// Dialed connections that are to be welcomed, and until when.
+    expected: Vec<Expected>,
     /// Accepted connections that have said hello, and whose. Not all that it said: a peer decides
     /// how much that is.
     introduced: FxHashMap<ConnectionId, Uuid>,
@@ -207,6 +210,7 @@ impl<E: Engine> Shard<E> {
             peers: PeerTable::new(),
             closing: Vec::new(),
             came_up: Vec::new(),
+            expected: Vec::new(),
             introduced: FxHashMap::default(),
             strikes: FxHashMap::default(),
             condemned: Vec::new(),

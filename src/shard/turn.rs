@@ -25,11 +25,12 @@ impl<E: Engine> Shard<E> {
         work += self.send(now);
         work += self.poll(now);
         work += self.cross(now);
-        work += self.greet();
+        work += self.greet(now);
         work += self.core.timers.fire(now);
         work += self.answer_tasks(now);
         self.core.publish();
         self.core.side.caller.borrow_mut().expire(now);
+        self.core.stop_expecting(now);
         work += self.flush(now);
         work += self.send(now);
         self.close_quiet_peers(now);
@@ -60,7 +61,7 @@ impl<E: Engine> Shard<E> {
             return 0;
         }
         let commands = self.obey_commands(now);
-        let connects = self.take_connects();
+        let connects = self.take_connects(now);
         let submissions = self.take_submissions(now);
         // Full measure: there may be more, and nobody rings for it again.
         if submissions < self.core.options.turn_messages_max {
@@ -114,6 +115,7 @@ impl<E: Engine> Shard<E> {
         let timers = [
             self.core.closing.iter().map(|&(_, until)| until).min(),
             self.core.side.caller.borrow().next_deadline(),
+            self.core.expected.iter().map(|it| it.until).min(),
             self.core.timers.next_due(),
             self.engine.next_wake(),
             drain,
@@ -143,7 +145,7 @@ impl Core {
                 connection,
                 why,
                 outbox,
-            } => self.on_down(connection, &why, outbox),
+            } => self.on_down(now, connection, &why, outbox),
         }
     }
 

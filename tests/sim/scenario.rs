@@ -93,7 +93,8 @@ impl Scenario {
         let mut cpus = 0;
         for _ in 0..random.usize(2..=3) {
             let shards = random.usize(1..=3);
-            world.add_process(cpus, shards, &runs.handlers());
+            let tells_shards = random.bool();
+            world.add_process(cpus, shards, tells_shards, &runs.handlers());
             cpus += shards;
         }
         let mut scenario = Self {

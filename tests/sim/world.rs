@@ -19,7 +19,7 @@ use corelane::{
     metrics::Counters,
     route::{self, Doorbell, Port, inbox},
     shard::{Command, Drained, LocalFuture, Parts, Shard, ShardOptions},
-    wire::Hello,
+    wire::{HandlerEntry, Hello},
 };
 use crossbeam_channel::Receiver;
 use quanta::{Clock, Instant, Mock};
@@ -80,8 +80,15 @@ impl World {
         self.clock.now()
     }
 
-    /// Adds a process whose shard `k` runs as `ShardInfo { shard: k, cpu: first_cpu + k }`.
-    pub(crate) fn add_process(&mut self, first_cpu: usize, shards: usize, handlers: &[Handler]) {
+    /// Adds a process whose shard `k` runs as `ShardInfo { shard: k, cpu: first_cpu + k }`. One
+    /// that does not tell of its shards is called by one connection, and routes what comes by it.
+    pub(crate) fn add_process(
+        &mut self,
+        first_cpu: usize,
+        shards: usize,
+        tells_shards: bool,
+        handlers: &[Handler],
+    ) {
         let limits = self.limits;
         let client_options = ClientOptions {
             message_bytes_max: limits.shard.message_bytes_max,
@@ -108,19 +115,35 @@ impl World {
             .into_iter()
             .map(|it| it.complete(&doorbells).expect("all have offered"));
         let client = Client::new(ports, self.clock.clone(), client_options);
-        let hello = Hello::of_instance(Uuid::from_u128(first_cpu as u128));
         let count = shards;
-        let shards = inboxes.into_iter().enumerate();
-        let shards = shards.map(|(number, (doorbell, connects, submissions))| {
+        let engines: Vec<(Sim, String)> = (0..count)
+            .map(|_| {
+                let mut engine = self.network.engine(engine_options(&limits));
+                let anywhere = "tcp://127.0.0.1:0".parse().expect("is an endpoint");
+                let endpoint = engine.listen(&anywhere).expect("the network has ports");
+                (engine, endpoint.to_string())
+            })
+            .collect();
+        let entry = |it: &Handler| HandlerEntry::new(it.name(), it.affinity(count));
+        let hello = Hello {
+            endpoints: engines.iter().map(|(_, it)| it.clone()).collect(),
+            shards: if tells_shards { count } else { 0 },
+            handlers: handlers.iter().map(entry).collect(),
+            ..Hello::of_instance(Uuid::from_u128(first_cpu as u128))
+        };
+        let shards = inboxes.into_iter().zip(engines).enumerate();
+        let shards = shards.map(|(number, (inboxes, (engine, endpoint)))| {
+            let (doorbell, connects, submissions) = inboxes;
             let info = ShardInfo {
                 shard: number,
                 shards: count,
                 cpu: first_cpu + number,
                 numa_node: 0,
             };
-            let mut engine = self.network.engine(engine_options(&limits));
-            let anywhere = "tcp://127.0.0.1:0".parse().expect("is an endpoint");
-            let endpoint = engine.listen(&anywhere).expect("the network has ports");
+            let hello = Hello {
+                shard: Some(number),
+                ..hello.clone()
+            };
             let (commands, to_command) = inbox(16, &doorbell);
             let tasks = Rc::new(RefCell::new(VecDeque::new()));
             let spawned = tasks.clone();
@@ -138,7 +161,7 @@ impl World {
                 spawner: Box::new(move |task| spawned.borrow_mut().push_back(task)),
             };
             Node {
-                endpoint: endpoint.to_string(),
+                endpoint,
                 shard: Some(Shard::new(engine, &hello, parts)),
                 tasks,
                 commands,

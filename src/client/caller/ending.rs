@@ -43,6 +43,10 @@ impl Caller {
         self.end_sent(peer, Indeterminate::Stopped);
         if let Some(mut queue) = self.queues.remove(&peer) {
             queue.give_credit_back();
+            // None of its other connections is begun any more.
+            let links = queue.shards.iter().flat_map(|shards| shards.open_links());
+            let links: Vec<PeerId> = links.collect();
+            self.wanted.retain(|it| !links.contains(&it.peer));
         }
         self.busy.retain(|&busy| busy != peer);
     }

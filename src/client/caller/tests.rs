@@ -1,10 +1,13 @@
 //! Every end of a message. After each, all credit is back and the account adds up.
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use super::*;
 use crate::{
-    peers::{Account, AccountSnapshot, Credit},
+    peers::{Account, AccountSnapshot, Credit, PeerShared},
     wire::Reason,
 };
 
@@ -20,6 +23,15 @@ struct Bench {
 }
 
 struct Answer(oneshot::AsyncReceiver<Outcome>);
+
+fn connect_to(peer: PeerId, shared: &Arc<PeerShared>) -> Connect {
+    Connect {
+        peer,
+        endpoint: "tcp://127.0.0.1:7400".parse().expect("is an endpoint"),
+        shared: shared.clone(),
+        is_routed: false,
+    }
+}
 
 /// How messages end that the account counts.
 fn ends(caller: &mut Caller) -> u64 {
@@ -39,7 +51,7 @@ impl Bench {
             messages_max: OUTBOX_MAX,
             bytes_max: 1 << 20,
         });
-        caller.open(peer, shared.clone());
+        caller.open(&connect_to(peer, &shared));
         Self {
             caller,
             peer,
@@ -392,46 +404,6 @@ fn a_call_that_expired_in_the_outbox_ends_once_when_the_connection_is_lost() {
 }
 
 #[test]
-fn closing_ends_everything() {
-    let mut bench = Bench::new();
-    let (_, mut sent) = bench.submit_sent(Kind::Request);
-    let mut boxed = bench.submit_boxed(Kind::Confirm);
-    bench.submit_boxed(Kind::OneWay);
-    let mut waiting = bench.submit_waiting(Kind::Request);
-    bench.caller.close(bench.peer, Some(&mut bench.outbox));
-    sent.expect_indeterminate(Indeterminate::Stopped);
-    boxed.expect_not_sent(NotSent::Closed);
-    waiting.expect_not_sent(NotSent::Closed);
-    bench.assert_over(AccountSnapshot {
-        indeterminate: 1,
-        not_sent: 2,
-        lost: 1,
-        ..account(4)
-    });
-}
-
-#[test]
-fn closing_one_peer_leaves_the_others_calls() {
-    let mut bench = Bench::new();
-    let (request, mut reply) = bench.submit_sent(Kind::Request);
-    let other = PeerId::unique();
-    bench.caller.open(other, bench.shared.clone());
-    bench.caller.close(other, None);
-    assert!(reply.poll().is_none());
-    assert!(bench.answer(Kind::Response, request.correlation, b""));
-}
-
-#[test]
-fn a_closed_peer_takes_nothing_and_gives_the_payload_back() {
-    let mut bench = Bench::new();
-    bench.caller.close(bench.peer, Some(&mut bench.outbox));
-    let mut answer = bench.submit_boxed(Kind::Request);
-    answer.expect_not_sent(NotSent::Closed);
-    assert!(bench.outbox.is_empty());
-    assert_eq!(ends(&mut bench.caller), 1);
-}
-
-#[test]
 fn a_full_table_refuses_calls_but_no_one_way_message() {
     let mut bench = Bench::new();
     let mut first: Vec<Answer> = (0..4)
@@ -495,4 +467,6 @@ fn what_finds_the_outbox_full_waits_and_keeps_its_place() {
     });
 }
 
+mod closing;
+mod links;
 mod own;

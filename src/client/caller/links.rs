@@ -1,0 +1,169 @@
+//! The connections to the other shards of a process, beside its main one.
+
+use super::{Caller, Queue};
+use crate::{
+    client::{
+        Connect,
+        queue::Waiting,
+        shards::{Shards, Way},
+    },
+    config::Endpoint,
+    peers::PeerId,
+    wire::{HandlerKey, Header, Hello},
+};
+
+impl Caller {
+    /// The connection by which a message to this process goes: straight to the shard that runs it,
+    /// as far as that is known. Opens it if it is the first.
+    #[inline]
+    pub(super) fn way_to(&mut self, peer: PeerId, handler: HandlerKey, route_key: u64) -> PeerId {
+        match self.knows_shards {
+            true => self.way_by_shard(peer, handler, route_key),
+            false => peer,
+        }
+    }
+
+    fn way_by_shard(&mut self, peer: PeerId, handler: HandlerKey, route_key: u64) -> PeerId {
+        let shards = self
+            .queues
+            .get_mut(&peer)
+            .and_then(|it| it.shards.as_deref_mut());
+        let way = shards.map(|shards| shards.way(handler, route_key));
+        match way {
+            Some(Way::Open(link)) => link,
+            Some(Way::Opening(shard, endpoint)) => self.open_link(peer, shard, endpoint),
+            Some(Way::Main) | None => peer,
+        }
+    }
+
+    fn open_link(&mut self, main: PeerId, shard: usize, endpoint: Endpoint) -> PeerId {
+        let link = PeerId::unique();
+        let Some(queue) = self.queues.get_mut(&main) else {
+            return main;
+        };
+        if let Some(shards) = &mut queue.shards {
+            shards.open(shard, link);
+        }
+        let connect = Connect {
+            peer: link,
+            endpoint,
+            shared: queue.shared.clone(),
+            is_routed: false,
+        };
+        self.open(&connect);
+        if let Some(queue) = self.queues.get_mut(&link) {
+            queue.main = Some(main);
+        }
+        self.wanted.push_back(connect);
+        link
+    }
+
+    /// A connection to another shard that a message waits for, to be begun.
+    pub fn pop_wanted(&mut self) -> Option<Connect> {
+        self.wanted.pop_front()
+    }
+
+    /// Whether any is to be begun.
+    #[inline]
+    pub fn wants_links(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// The process that this connection leads to, if it is not its main one.
+    pub fn main_of(&self, link: PeerId) -> Option<PeerId> {
+        self.queues.get(&link)?.main
+    }
+
+    /// The connections to a process beside its main one.
+    pub fn links_of(&self, main: PeerId) -> Vec<PeerId> {
+        let shards = self.queues.get(&main).and_then(|it| it.shards.as_ref());
+        shards.map_or_else(Vec::new, |shards| shards.open_links().collect())
+    }
+
+    /// A process has said on its main connection what its shards are, to the shard with this
+    /// number. Returns the connections that lead nowhere now, to be closed; what waited for them
+    /// goes by the main one.
+    pub fn learn_shards(&mut self, main: PeerId, hello: &Hello, own: usize) -> Vec<PeerId> {
+        let Some(queue) = self.queues.get_mut(&main) else {
+            return Vec::new();
+        };
+        let before = queue.shards.take();
+        if !queue.is_routed {
+            queue.shards = Shards::learn(hello, &queue.endpoint, own).map(Box::new);
+        }
+        self.knows_shards |= queue.shards.is_some();
+        let stale = match (before, &mut queue.shards) {
+            (Some(before), Some(shards)) => shards.inherit(&before),
+            (Some(before), None) => before.open_links().collect(),
+            (None, _) => Vec::new(),
+        };
+        for &link in &stale {
+            self.take_over(main, link);
+        }
+        self.sort_waiting(main);
+        stale
+    }
+
+    /// Whether a process has a connection beside this one.
+    pub fn has_links(&self, main: PeerId) -> bool {
+        self.links_of(main).iter().any(|link| self.knows(*link))
+    }
+
+    /// What was submitted before the shards were known goes by the same ways as what follows, or it
+    /// might be overtaken.
+    fn sort_waiting(&mut self, main: PeerId) {
+        let waiting = self.queues.get_mut(&main).map(Queue::move_waiting);
+        for waiting in waiting.into_iter().flatten() {
+            let Header {
+                handler, route_key, ..
+            } = waiting.header;
+            let peer = self.way_to(main, handler, route_key);
+            self.wait_for(peer, waiting);
+        }
+    }
+
+    /// Whether whoever has answered on this connection is the shard that it should lead to.
+    pub fn is_met(&self, main: PeerId, link: PeerId, hello: &Hello) -> bool {
+        let shards = self.queues.get(&main).and_then(|it| it.shards.as_ref());
+        shards.is_some_and(|shards| shards.is_met(link, hello))
+    }
+
+    /// This connection to another shard leads nowhere: what waits for it goes by the main one, as
+    /// all that follows.
+    pub fn give_up_link(&mut self, main: PeerId, link: PeerId) {
+        if let Some(shards) = self
+            .queues
+            .get_mut(&main)
+            .and_then(|it| it.shards.as_deref_mut())
+        {
+            shards.give_up(link);
+        }
+        self.take_over(main, link);
+    }
+
+    /// Moves what waits for a connection to the main one's queue, in its order.
+    fn take_over(&mut self, main: PeerId, link: PeerId) {
+        self.wanted.retain(|it| it.peer != link);
+        if !self.knows(main) {
+            return;
+        }
+        let waiting = self.queues.get_mut(&link).map(Queue::move_waiting);
+        for waiting in waiting.into_iter().flatten() {
+            self.wait_for(main, waiting);
+        }
+    }
+
+    fn wait_for(&mut self, peer: PeerId, waiting: Waiting) {
+        if let Some(call) = self.calls.get_mut(waiting.header.correlation) {
+            call.peer = peer;
+        }
+        let Some(queue) = self.queues.get_mut(&peer) else {
+            return;
+        };
+        queue.wait(waiting);
+        self.wants_load = true;
+        if queue.note() {
+            self.busy.push(peer);
+        }
+    }
+}

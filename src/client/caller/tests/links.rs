@@ -1,0 +1,97 @@
+//! A process of several shards, by several connections.
+
+use uuid::Uuid;
+
+use super::*;
+use crate::wire::{Affinity, HandlerEntry, Hello};
+
+/// Three shards; `sum` runs on the second.
+fn welcome() -> Hello {
+    let endpoints = (7400..7403).map(|port| format!("tcp://127.0.0.1:{port}"));
+    Hello {
+        endpoints: endpoints.collect(),
+        shards: 3,
+        shard: Some(0),
+        handlers: vec![HandlerEntry::new("sum", Affinity::Shard(1))],
+        ..Hello::of_instance(Uuid::from_u128(1))
+    }
+}
+
+/// Has the caller know the shards, and returns its connection to the second once it wants one.
+fn learn(bench: &mut Bench) -> Option<Connect> {
+    let stale = bench.caller.learn_shards(bench.peer, &welcome(), 0);
+    assert_eq!(stale, []);
+    bench.caller.pop_wanted()
+}
+
+fn load(bench: &mut Bench, link: PeerId) -> usize {
+    let mut outbox = Outbox::new(100, 1 << 20);
+    bench.caller.stand(link, Standing::Up);
+    bench.caller.load(bench.now, link, &mut outbox);
+    outbox.messages()
+}
+
+#[test]
+fn what_waited_for_the_welcome_takes_the_way_of_what_follows() {
+    let mut bench = Bench::new();
+    let mut first = bench.submit_waiting(Kind::Request);
+    let link = learn(&mut bench).expect("a message waits for it");
+    assert_eq!(link.endpoint.to_string(), "tcp://127.0.0.1:7401");
+    let _second = bench.submit_waiting(Kind::Request);
+    assert!(bench.caller.pop_wanted().is_none(), "it is opened once");
+    assert!(
+        !bench.load(bench.now),
+        "nothing goes by the main connection"
+    );
+    assert_eq!(load(&mut bench, link.peer), 2);
+    assert!(first.poll().is_none());
+    assert_eq!(bench.caller.links_of(bench.peer), [link.peer]);
+    assert_eq!(bench.caller.main_of(link.peer), Some(bench.peer));
+}
+
+#[test]
+fn what_waited_for_a_link_that_is_given_up_goes_by_the_main_connection() {
+    let mut bench = Bench::new();
+    assert!(learn(&mut bench).is_none(), "no message needs it yet");
+    let _first = bench.submit_waiting(Kind::Request);
+    let link = bench.caller.pop_wanted().expect("it is wanted now");
+    let _second = bench.submit_waiting(Kind::OneWay);
+    bench.caller.give_up_link(bench.peer, link.peer);
+    let _third = bench.submit_waiting(Kind::Confirm);
+    assert!(bench.load(bench.now));
+    let kinds = [bench.take(), bench.take(), bench.take()].map(|header| header.kind);
+    assert_eq!(kinds, [Kind::Request, Kind::OneWay, Kind::Confirm]);
+    assert_eq!(load(&mut bench, link.peer), 0);
+}
+
+#[test]
+fn another_shard_or_process_is_not_the_one_that_was_told_of() {
+    let mut bench = Bench::new();
+    let _waiting = bench.submit_waiting(Kind::Request);
+    let link = learn(&mut bench).expect("a message waits for it").peer;
+    let is_met = |hello: Hello| bench.caller.is_met(bench.peer, link, &hello);
+    let shard = |shard| Hello { shard, ..welcome() };
+    assert!(is_met(shard(Some(1))));
+    assert!(!is_met(shard(Some(2))) && !is_met(shard(None)));
+    assert!(!is_met(Hello {
+        shard: Some(1),
+        ..Hello::of_instance(Uuid::from_u128(2))
+    }));
+}
+
+#[test]
+fn a_closed_process_leaves_no_connection_to_be_begun() {
+    let mut bench = Bench::new();
+    let mut waiting = bench.submit_waiting(Kind::Request);
+    bench.caller.learn_shards(bench.peer, &welcome(), 0);
+    for link in bench.caller.links_of(bench.peer) {
+        bench.caller.close(link, None);
+    }
+    bench.caller.close(bench.peer, Some(&mut bench.outbox));
+    waiting.expect_not_sent(NotSent::Closed);
+    assert!(bench.caller.pop_wanted().is_none());
+    bench.assert_over(AccountSnapshot {
+        not_sent: 1,
+        ..account(1)
+    });
+}
