@@ -65,6 +65,10 @@ pub struct PlacementConfig {
     pub cpus: Cpus,
     /// Which CPUs come first with `"auto"`; a list has its own order.
     pub policy: Order,
+    /// Allows several shards on one CPU: more shards than CPUs, which then start over from the
+    /// first, and a CPU listed twice. For tests and small machines: such shards wait for one
+    /// another.
+    pub oversubscribe: bool,
 }
 
 /// `[listen]`
@@ -256,6 +260,12 @@ impl Config {
     /// Sets which CPUs come first with [`Cpus::Auto`].
     pub fn with_policy(mut self, policy: Order) -> Self {
         self.placement.policy = policy;
+        self
+    }
+
+    /// Allows several shards on one CPU.
+    pub fn with_oversubscribe(mut self, allow: bool) -> Self {
+        self.placement.oversubscribe = allow;
         self
     }
 

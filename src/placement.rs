@@ -6,7 +6,7 @@
 //!
 //! What a plan keeps to:
 //!
-//! - only CPUs that are online and in the process's affinity mask, and none twice;
+//! - only CPUs that are online and in the process's affinity mask, and none twice without leave;
 //! - physical cores before SMT siblings, within the order that the policy asks for;
 //! - threads that are not shards go to the CPUs left over, or to all of them if none is left.
 
@@ -63,7 +63,7 @@ pub struct Plan {
 pub struct Place {
     /// The shard's number.
     pub shard: usize,
-    /// Its CPU, which no other shard has.
+    /// Its CPU, which no other shard has unless [`Policy::oversubscribe`] allows it.
     pub cpu: usize,
     /// That CPU's NUMA node.
     pub numa_node: usize,
@@ -85,8 +85,11 @@ pub fn place(settings: &Settings) -> Result<Plan, ConfigError> {
 /// - `auto` with a number of shards: that many CPUs in the order of [`Policy::order`].
 /// - `auto` without: one shard per physical core that has a usable CPU, in that order.
 ///
-/// Errors: a CPU that is absent, offline, outside the affinity mask or named twice; more shards
-/// than CPUs; no usable CPU at all.
+/// With [`Policy::oversubscribe`], more shards than CPUs start over from the first: shard k on the
+/// (k mod n)-th of n; and a list may name a CPU twice.
+///
+/// Errors: a CPU that is absent, offline or outside the affinity mask; one named twice, or more
+/// shards than CPUs, without leave to oversubscribe; no usable CPU at all.
 pub fn plan(topology: &Topology, policy: &Policy) -> Result<Plan, PlacementError> {
     let usable = topology.usable();
     if usable.is_empty() {
@@ -95,24 +98,25 @@ pub fn plan(topology: &Topology, policy: &Policy) -> Result<Plan, PlacementError
         });
     }
     let candidates = match &policy.cpus {
-        Cpus::List(list) => topology.listed(list)?,
+        Cpus::List(list) => topology.listed(list, policy.oversubscribe)?,
         Cpus::Auto => order::by_policy(&usable, policy.order, policy.shards),
     };
     let shards = policy.shards.unwrap_or(candidates.len());
     if shards == 0 {
         return Err(PlacementError::NoShards);
     }
-    if shards > candidates.len() {
+    let may_wrap = policy.oversubscribe && !candidates.is_empty();
+    if shards > candidates.len() && !may_wrap {
         return Err(PlacementError::TooManyShards {
             shards,
             cpus: candidates.len(),
             usable: format_list(&ids(&candidates)),
         });
     }
-    let chosen = &candidates[..shards];
+    let chosen: Vec<&Cpu> = candidates.into_iter().cycle().take(shards).collect();
     Ok(Plan {
-        shards: places(chosen),
-        helper_cpus: left_over(&usable, chosen),
+        shards: places(&chosen),
+        helper_cpus: left_over(&usable, &chosen),
     })
 }
 
@@ -144,7 +148,7 @@ impl Topology {
         cpus
     }
 
-    fn listed(&self, list: &[usize]) -> Result<Vec<&Cpu>, PlacementError> {
+    fn listed(&self, list: &[usize], may_repeat: bool) -> Result<Vec<&Cpu>, PlacementError> {
         let usable = || format_list(&self.usable_ids());
         let present = || format_list(&ids(&self.ascending(|_| true)));
         let mut cpus: Vec<&Cpu> = Vec::with_capacity(list.len());
@@ -167,7 +171,7 @@ impl Topology {
                     usable: usable(),
                 });
             }
-            if cpus.iter().any(|earlier| earlier.id == id) {
+            if !may_repeat && cpus.iter().any(|earlier| earlier.id == id) {
                 return Err(PlacementError::NamedTwice { cpu: id });
             }
             cpus.push(cpu);

@@ -68,6 +68,33 @@ fn each_shard_answers_at_its_own_endpoint_on_its_own_cpu() {
     }
 }
 
+/// With leave, one more shard than there are CPUs: both of a CPU's shards answer.
+#[test]
+fn shards_that_share_a_cpu_answer() {
+    let usable = corelane::placement::probe()
+        .expect("a topology")
+        .usable_ids();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("corelane.toml");
+    std::fs::write(&file, "[placement]\noversubscribe = true\n").expect("a file");
+    let file = file.to_str().expect("a path of text");
+    let shards = (usable.len() + 1).to_string();
+    let refused = error_line(&corelane(&["serve", "--shards", &shards]));
+    assert!(
+        refused.contains("placement.oversubscribe = true"),
+        "{refused}"
+    );
+    let served = Served::start(&["--config", file, "--shards", &shards]);
+    let shards = served.ready["shards"].as_array().expect("shards");
+    assert_eq!(shards.len(), usable.len() + 1);
+    assert_eq!(shards[0]["cpu"], shards[usable.len()]["cpu"]);
+    for shard in shards {
+        let endpoint = shard["endpoints"][0].as_str().expect("a text");
+        assert!(corelane(&["call", endpoint, "where"]).status.success());
+    }
+    served.stop();
+}
+
 /// What an option does not say, the file does.
 #[test]
 fn options_go_before_the_file() {

@@ -175,6 +175,7 @@ fn settings_hold_what_was_set() {
         .with_shards(2)
         .with_cpus("3,1".parse().expect("a list"))
         .with_policy(Order::Spread)
+        .with_oversubscribe(true)
         .with_engine(EngineKind::Libzmq)
         .with_idle(IdleStrategy::Park)
         .with_listen(["tcp://localhost:7400", "ipc:///run/a.sock", "tcp://[::1]:0"])
@@ -186,6 +187,7 @@ fn settings_hold_what_was_set() {
     assert_eq!(settings.policy().shards, Some(2));
     assert_eq!(settings.policy().cpus, Cpus::List(vec![3, 1]));
     assert_eq!(settings.policy().order, Order::Spread);
+    assert!(settings.policy().oversubscribe);
     assert_eq!(settings.idle(), Idle::Park);
     assert_eq!(settings.limits().inline_budget, Duration::from_micros(7));
     assert_eq!(settings.metrics().dump_interval, Duration::from_secs(3));

@@ -22,6 +22,14 @@ fn policy(cpus: &str, order: Order, shards: impl Into<Option<usize>>) -> Policy 
         shards: shards.into(),
         cpus: cpus.parse().expect("a list"),
         order,
+        oversubscribe: false,
+    }
+}
+
+fn oversubscribed(policy: Policy) -> Policy {
+    Policy {
+        oversubscribe: true,
+        ..policy
     }
 }
 
@@ -133,6 +141,38 @@ fn offline_cpus_are_passed_over_and_their_siblings_are_not() {
 fn one_cpu_is_enough() {
     let plan = planned(ONE_CPU, &Policy::default());
     assert_eq!((cpus(&plan), plan.helper_cpus), (vec![0], vec![0]));
+}
+
+#[test]
+fn with_leave_more_shards_than_cpus_start_over() {
+    let with_leave =
+        |cpus: &str, shards: Option<usize>| oversubscribed(policy(cpus, Order::Compact, shards));
+    let plan = planned(ONE_SOCKET_SMT, &with_leave("auto", Some(10)));
+    assert_eq!(cpus(&plan), [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]);
+    // None is left over, so helpers get all.
+    assert_eq!(plan.helper_cpus, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let plan = planned(TWO_SOCKETS, &with_leave("5,1", Some(5)));
+    assert_eq!(cpus(&plan), [5, 1, 5, 1, 5]);
+    assert_eq!(plan.shards[4].numa_node, 1);
+    assert!(!plan.helper_cpus.contains(&1) && plan.helper_cpus.len() == 14);
+    // A CPU that is listed twice has two shards, and the list is gone through before it repeats.
+    let plan = planned(ONE_SOCKET_SMT, &with_leave("0,1,0", None));
+    assert_eq!(cpus(&plan), [0, 1, 0]);
+    // Leave changes nothing where there is enough.
+    for shards in [None, Some(3)] {
+        assert_eq!(
+            planned(ONE_SOCKET_SMT, &with_leave("auto", shards)),
+            planned(ONE_SOCKET_SMT, &policy("auto", Order::Compact, shards))
+        );
+    }
+    // Leave to share is no leave for what is not there.
+    let error = refused(ONE_SOCKET_SMT, &with_leave("0,8", None));
+    assert!(matches!(error, PlacementError::Absent { cpu: 8, .. }));
+    let nothing = Policy {
+        cpus: Cpus::List(Vec::new()),
+        ..oversubscribed(Policy::default())
+    };
+    assert_eq!(refused(ONE_CPU, &nothing), PlacementError::NoShards);
 }
 
 #[test]
@@ -272,6 +312,7 @@ fn plans_keep_their_promises_on_random_topologies() {
             } else {
                 Order::Spread
             },
+            oversubscribe: rng.random_bool(0.3),
         };
         let Ok(plan) = plan(&machine, &policy) else {
             continue;
@@ -282,7 +323,10 @@ fn plans_keep_their_promises_on_random_topologies() {
         let mut distinct = cpus(&plan);
         distinct.sort_unstable();
         distinct.dedup();
-        assert_eq!(distinct.len(), plan.shards.len(), "{context}");
+        assert!(
+            policy.oversubscribe || distinct.len() == plan.shards.len(),
+            "{context}"
+        );
         assert!(
             distinct
                 .iter()

@@ -33,6 +33,8 @@ pub struct Policy {
     pub cpus: Cpus,
     /// Which come first with [`Cpus::Auto`].
     pub order: Order,
+    /// Whether several shards may share a CPU.
+    pub oversubscribe: bool,
 }
 
 /// What moves the messages, with what that engine needs to know.
@@ -173,10 +175,13 @@ fn check_policy(config: &Config, blame: &Blame<'_>) -> Result<Policy, ConfigErro
     }
     if let Cpus::List(list) = &config.placement.cpus {
         let mut seen = HashSet::new();
-        if let Some(&cpu) = list.iter().find(|&&cpu| !seen.insert(cpu)) {
+        let may_share = config.placement.oversubscribe;
+        let repeated = list.iter().find(|&&cpu| !seen.insert(cpu));
+        if let Some(&cpu) = repeated.filter(|_| !may_share) {
             return placement("placement.cpus", PlacementError::NamedTwice { cpu });
         }
-        if list.is_empty() || config.shards.is_some_and(|shards| shards > list.len()) {
+        let is_too_many = |shards| shards > list.len() && !may_share;
+        if list.is_empty() || config.shards.is_some_and(is_too_many) {
             let cause = PlacementError::TooManyShards {
                 shards: config.shards.unwrap_or(1),
                 cpus: list.len(),
@@ -190,6 +195,7 @@ fn check_policy(config: &Config, blame: &Blame<'_>) -> Result<Policy, ConfigErro
         shards: config.shards,
         cpus: config.placement.cpus.clone(),
         order: config.placement.policy,
+        oversubscribe: config.placement.oversubscribe,
     })
 }
 

@@ -376,8 +376,11 @@ pub enum PlacementError {
         /// Those that this process may use.
         usable: String,
     },
-    /// Named twice.
-    #[error("CPU {cpu} is named twice, and a shard owns its CPU alone; name it once")]
+    /// Named twice, without leave to share it.
+    #[error(
+        "CPU {cpu} is named twice, and two shards on one CPU wait for each other; name it once, or \
+         set placement.oversubscribe = true"
+    )]
     NamedTwice {
         /// The CPU.
         cpu: usize,
@@ -385,10 +388,10 @@ pub enum PlacementError {
     /// A runtime without a shard runs nothing.
     #[error("0 shards run nothing; ask for at least 1, or leave the number out")]
     NoShards,
-    /// Two shards never share a CPU: both would wait for each other's spinning.
+    /// More shards than CPUs, without leave to share them: two on one wait for each other.
     #[error(
         "{shards} shards need as many CPUs, and there are {cpus} ({usable}); ask for at most \
-         {cpus} shards, or give more CPUs"
+         {cpus} shards, give more CPUs, or set placement.oversubscribe = true"
     )]
     TooManyShards {
         /// Shards asked for.

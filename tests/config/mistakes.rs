@@ -194,13 +194,13 @@ fn each_mistake_has_its_own_error() {
             "[placement]\ncpus = [0, 1, 0]",
             "placement.cpus",
             2,
-            "CPU 0 is named twice",
+            "name it once, or set placement.oversubscribe = true",
         ),
         (
             "shards = 3\n[placement]\ncpus = \"0-1\"",
             "shards",
             1,
-            "ask for at most 2 shards",
+            "ask for at most 2 shards, give more CPUs, or set placement.oversubscribe = true",
         ),
         (
             "[listen]\nendpoints = \"tcp://127.0.0.1:1\"",
