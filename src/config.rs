@@ -25,7 +25,7 @@ pub(crate) use cpus::{format_list, parse_list};
 pub use endpoint::{Endpoint, Host, IPC_PATH_BYTES_MAX};
 pub use limits::{Limits, LimitsConfig};
 use names::named;
-pub use settings::{Engine, Idle, LibzmqSettings, Metrics, Policy, Settings};
+pub use settings::{Blocking, Engine, Idle, LibzmqSettings, Metrics, Policy, Settings};
 use source::Source;
 
 /// A configuration as people write it. Every field has a default; none is checked before
@@ -46,6 +46,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// What a shard does when it has nothing to do.
     pub idle: IdleConfig,
+    /// The threads of blocking handlers.
+    pub blocking: BlockingConfig,
     /// Bounds on memory, time and counts.
     pub limits: LimitsConfig,
     /// Histograms on disk.
@@ -116,6 +118,20 @@ pub struct IdleConfig {
     pub spin_us: u64,
     /// How long it then yields the CPU between looks, before it parks, in microseconds.
     pub yield_us: u64,
+}
+
+/// `[blocking]`: one pool for all shards, started only if a handler is blocking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BlockingConfig {
+    /// Threads, kept off the shards' CPUs where there are others; so many blocking handlers run at
+    /// once. 0: none, and registering a blocking handler is an error at start.
+    pub threads: u64,
+    /// Messages that wait for one of these threads; at this many, nack `Overloaded`. One shard has
+    /// no more than these and `threads` under way, its unsent answers included. Each holds its
+    /// payload, which no limit in bytes counts.
+    pub queue_capacity: u64,
 }
 
 /// `[metrics]`
@@ -191,6 +207,15 @@ impl Default for IdleConfig {
     }
 }
 
+impl Default for BlockingConfig {
+    fn default() -> Self {
+        Self {
+            threads: 4,
+            queue_capacity: 256,
+        }
+    }
+}
+
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
@@ -209,6 +234,7 @@ impl PartialEq for Config {
             listen,
             engine,
             idle,
+            blocking,
             limits,
             metrics,
             source: _,
@@ -218,6 +244,7 @@ impl PartialEq for Config {
             && *listen == other.listen
             && *engine == other.engine
             && *idle == other.idle
+            && *blocking == other.blocking
             && *limits == other.limits
             && *metrics == other.metrics
     }
@@ -290,6 +317,12 @@ impl Config {
     /// Sets what a shard does when it has nothing to do.
     pub fn with_idle(mut self, strategy: IdleStrategy) -> Self {
         self.idle.strategy = strategy;
+        self
+    }
+
+    /// Changes the pool of blocking handlers: `.with_blocking(|blocking| blocking.threads = 16)`.
+    pub fn with_blocking(mut self, change: impl FnOnce(&mut BlockingConfig)) -> Self {
+        change(&mut self.blocking);
         self
     }
 

@@ -332,8 +332,22 @@ pub enum StartError {
         /// What the system or glommio says.
         why: String,
     },
+    /// A handler is blocking, and the configuration allows no thread for it.
+    #[error(
+        "{at}: is 0, and handler {handler:?} is blocking; allow at least one thread, or remove the \
+         line to use the default"
+    )]
+    NoThreads {
+        /// Where the configuration says so.
+        at: ConfigPlace,
+        /// The first such handler.
+        handler: String,
+    },
     /// A thread could not be made.
-    #[error("cannot start a thread: {0}; raise the limit of processes (`ulimit -u`)")]
+    #[error(
+        "cannot start a thread: {0}; raise the limit of processes (`ulimit -u`), or lower \
+         blocking.threads"
+    )]
     Thread(std::io::Error),
     /// The directory for dumps cannot be used.
     #[error(transparent)]

@@ -4,7 +4,8 @@
 //! ```text
 //! peer ──ZMTP──► engine ─► decode header ─► registry ─┬─ inline: called here, the reply encoded
 //!                (sockets owned by one shard)         │  into the connection's own write buffer
-//!                                                     └─ spawned: a local task on this shard
+//!                                                     ├─ spawned: a local task on this shard
+//!                                                     └─ blocking: a pool of threads elsewhere
 //! ```
 //!
 //! The paved path: [`Config`] → [`Runtime`] with [handlers](handler) → [`Client`](client::Client) →

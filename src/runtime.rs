@@ -17,6 +17,7 @@
 
 mod collector;
 mod listening;
+mod pool;
 mod start;
 
 use std::{
@@ -76,6 +77,7 @@ impl RuntimeBuilder {
 }
 
 /// Running shards. Dropping it stops them at once; [`drain`](Self::drain) lets them finish first.
+/// Either leaves a blocking handler that does not return to itself, as `drain` says.
 pub struct Runtime {
     instance: Uuid,
     shards: Vec<RunningShard>,
@@ -84,6 +86,8 @@ pub struct Runtime {
     drain: Duration,
     collector: Arc<Mutex<Collector>>,
     dumper: Option<Dumper>,
+    /// Ended after the shards, which count what it has not finished.
+    _pool: Option<pool::Pool>,
     /// Outlives the shards' sockets: ending it waits for what they have not yet written.
     _engine: start::EngineContext,
 }
@@ -115,7 +119,8 @@ pub struct Totals {
     pub nacked: u64,
     /// Whose handler was still running as the drain's time was over.
     pub indeterminate: u64,
-    /// Dropped for want of room for an answer.
+    /// Dropped for want of room for an answer, or waiting for a thread of the blocking handlers as
+    /// the drain's time was over: those will not run.
     pub lost: u64,
 }
 
@@ -207,7 +212,10 @@ impl Runtime {
 
     /// Stops gracefully: accepts no connection, says goodbye, finishes what runs, nacks what still
     /// comes, and ends within the config's `limits.drain_ms`. What is left by then is counted
-    /// as indeterminate. Blocks until all shards have ended and the last dump is written.
+    /// as indeterminate, but for messages that wait for a thread of the blocking handlers: those
+    /// will not run, and count as lost. Blocks until all shards have ended and the last dump is
+    /// written. A blocking handler that still runs cannot be stopped: after half a second more it
+    /// is left to itself, and its thread ends when it returns.
     pub fn drain(mut self) -> Totals {
         self.stop(self.drain)
     }

@@ -179,6 +179,7 @@ fn settings_hold_what_was_set() {
         .with_engine(EngineKind::Libzmq)
         .with_idle(IdleStrategy::Park)
         .with_listen(["tcp://localhost:7400", "ipc:///run/a.sock", "tcp://[::1]:0"])
+        .with_blocking(|blocking| blocking.threads = 0)
         .with_limits(|limits| limits.inline_budget_us = 7)
         .with_dump_dir("/var/log/corelane")
         .with_dump_interval_s(3)
@@ -189,6 +190,8 @@ fn settings_hold_what_was_set() {
     assert_eq!(settings.policy().order, Order::Spread);
     assert!(settings.policy().oversubscribe);
     assert_eq!(settings.idle(), Idle::Park);
+    let blocking = settings.blocking();
+    assert_eq!((blocking.threads, blocking.queue_capacity), (0, 256));
     assert_eq!(settings.limits().inline_budget, Duration::from_micros(7));
     assert_eq!(settings.metrics().dump_interval, Duration::from_secs(3));
     assert!(

@@ -155,7 +155,7 @@ fn hello_is_answered_by_welcome() {
         );
         assert!(welcome["features"].is_array() && welcome["host"].is_string());
         let handlers = welcome["handlers"].as_array().expect("handlers");
-        assert_eq!(handlers.len(), 11);
+        assert_eq!(handlers.len(), 12);
         assert_eq!(
             (&welcome["shard"], &welcome["route_map"]),
             (&0.into(), &"splitmix64".into())

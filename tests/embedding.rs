@@ -1,6 +1,8 @@
 //! The runtime as a program embeds it: real shards, real sockets, over tcp and ipc. One suite for
 //! every engine, and for every pairing of two; another one joins by a line at the end.
 
+#[path = "embedding/blocking.rs"]
+mod blocking;
 #[path = "embedding/failures.rs"]
 mod failures;
 #[path = "embedding/requests.rs"]
@@ -59,6 +61,17 @@ macro_rules! suite {
                     a_full_queue_gives_the_payload_back
                     a_full_inbox_gives_the_payload_and_the_credit_back
                     handles_may_be_dropped_in_any_order;
+                blocking:
+                    a_shard_goes_on_while_all_threads_block
+                    a_full_pool_refuses_what_it_does_not_run
+                    a_deadline_that_passes_in_the_queue_runs_nothing
+                    every_end_is_an_answer_and_the_thread_lives
+                    large_payloads_come_whole_to_a_thread
+                    the_end_wakes_a_parked_shard
+                    threads_keep_off_the_shards_cpus
+                    a_blocking_handler_calls_another
+                    a_drain_waits_for_the_pool
+                    a_drain_that_runs_out_leaves_the_rest_alone;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

@@ -8,13 +8,14 @@ use std::{
 const CORELANE: &str = env!("CARGO_BIN_EXE_corelane");
 
 /// What `corelane serve` says when it cannot start: one line on stderr, exit code 2.
-fn refusal(command: &mut Command) -> String {
+fn refusal(command: &mut Command, args: &[&str]) -> String {
     let Output {
         status,
         stdout,
         stderr,
     } = command
         .args(["serve", "--listen", "tcp://127.0.0.1:0"])
+        .args(args)
         .output()
         .expect("can be run");
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
@@ -32,7 +33,7 @@ fn refusal(command: &mut Command) -> String {
 fn too_little_memlock_is_an_error_with_its_remedy() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -l 64 && exec \"$0\" \"$@\"", CORELANE]);
-    let text = refusal(&mut command);
+    let text = refusal(&mut command, &[]);
     assert!(
         text.contains("65536 bytes of memory may be locked"),
         "{text}"
@@ -47,9 +48,22 @@ fn too_few_descriptors_are_an_error_with_its_remedy() {
         let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
         command.args(["-c", &script, CORELANE]);
-        let text = refusal(&mut command);
+        let text = refusal(&mut command, &[]);
         assert!(text.contains("ulimit -n"), "{limit}: {text}");
     }
+}
+
+/// Each thread's stack takes address space, of which there is enough for some of them.
+#[test]
+fn too_many_blocking_threads_are_an_error_with_its_remedy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("corelane.toml");
+    std::fs::write(&config, "[blocking]\nthreads = 4096").expect("is written");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 1000000 && exec \"$0\" \"$@\"", CORELANE]);
+    let text = refusal(&mut command, &["--config", &config.display().to_string()]);
+    assert!(text.contains("cannot start a thread"), "{text}");
+    assert!(text.contains("blocking.threads"), "{text}");
 }
 
 #[test]
@@ -70,7 +84,7 @@ fn refused_io_uring_is_an_error_with_its_remedy() {
     ] {
         let mut command = Command::new("python3");
         command.arg(&script).args([errno, CORELANE]);
-        let text = refusal(&mut command);
+        let text = refusal(&mut command, &[]);
         assert!(text.contains("io_uring is refused"), "{errno}: {text}");
         assert!(text.contains(remedy), "{errno}: {text}");
     }

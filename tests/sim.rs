@@ -4,12 +4,16 @@
 //!
 //! `CORELANE_SEEDS=100000` runs more seeds; `CORELANE_SEED=17` runs one, and prints its trace.
 
+#[path = "sim/blocking.rs"]
+mod blocking;
 #[path = "sim/check.rs"]
 mod check;
 #[path = "sim/handlers.rs"]
 mod handlers;
 #[path = "sim/load.rs"]
 mod load;
+#[path = "sim/pool.rs"]
+mod pool;
 #[path = "sim/scenario.rs"]
 mod scenario;
 #[path = "sim/world.rs"]

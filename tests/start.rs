@@ -13,11 +13,15 @@ use std::{
 use corelane::{
     Config, Runtime,
     config::{Cpus, IdleStrategy},
-    handler::{Context, Handler, inline, inline_with},
+    handler::{Context, Handler, blocking, inline, inline_with},
 };
 
 fn double() -> Handler {
     inline("double", |n: u64, _| Ok(2 * n))
+}
+
+fn waits() -> Handler {
+    blocking("waits", |n: u64, _| Ok(n))
 }
 
 fn threads() -> usize {
@@ -78,6 +82,16 @@ fn a_start_that_fails_leaves_nothing_behind() {
             "allow_insecure_remote",
         ),
         (config().with_listen([in_use.clone()]), vec![], "is in use"),
+        (
+            config().with_listen([in_use.clone()]),
+            vec![waits()],
+            "is in use",
+        ),
+        (
+            config().with_blocking(|it| it.threads = 0),
+            vec![double(), waits()],
+            "<program>: blocking.threads: is 0, and handler \"waits\" is blocking",
+        ),
         // The second fails when the first is bound already.
         (
             config().with_listen([ipc("a"), in_use.clone()]),
@@ -125,6 +139,18 @@ fn a_start_that_fails_leaves_nothing_behind() {
             "files after: {error}"
         );
     }
+    // Threads for blocking handlers are there if any is registered.
+    let running = |handlers| {
+        let config = config().with_blocking(|it| it.threads = 3);
+        let started = Runtime::builder(config).handlers(handlers).start();
+        let runtime = started.unwrap();
+        let threads = threads();
+        drop(runtime);
+        threads
+    };
+    let without = running(vec![double()]);
+    assert_eq!(running(vec![double(), waits()]), without + 3);
+    fs::remove_dir_all(path("dumps")).unwrap();
     // And nothing stands in the way of the next one.
     let runtime = Runtime::builder(config().with_listen([ipc("a")]))
         .start()

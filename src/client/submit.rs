@@ -267,7 +267,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.0.clock.now()
     }
 

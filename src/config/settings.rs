@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::source::Blame;
 use super::{
-    CPU_MAX, Config, Cpus, Endpoint, EngineConfig, EngineKind, IdleConfig, IdleStrategy, Limits,
+    BlockingConfig, CPU_MAX, Config, Cpus, Endpoint, EngineConfig, EngineKind, IdleConfig,
+    IdleStrategy, Limits, MetricsConfig, Order,
 };
-use super::{MetricsConfig, Order};
-use crate::error::{ConfigError, EndpointError, PlacementError};
+use crate::error::{ConfigError, ConfigPlace, EndpointError, PlacementError};
 
 /// What the runtime uses: derived once by [`Config::check`], and unchangeable from then on.
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ pub struct Settings {
     listen: Vec<Endpoint>,
     engine: Engine,
     idle: Idle,
+    blocking: Blocking,
     limits: Limits,
     metrics: Metrics,
     /// Kept for the lines of errors that only the machine can show: a CPU, a last shard's port.
@@ -73,6 +74,16 @@ pub enum Idle {
     Park,
 }
 
+/// The pool of blocking handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Blocking {
+    /// How many; 0: no handler may be blocking.
+    pub threads: usize,
+    /// Messages that wait for one of them; at least 1.
+    pub queue_capacity: usize,
+}
+
 /// Histograms on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,6 +115,11 @@ impl Settings {
         self.idle
     }
 
+    /// The pool of blocking handlers.
+    pub fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+
     /// Histograms on disk.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -133,12 +149,18 @@ impl Settings {
         ConfigError::Placement { at, cause }
     }
 
+    /// Where a key stands, for an error that only the handlers can show.
+    pub(crate) fn place_of(&self, key: &str) -> ConfigPlace {
+        Blame::new(&self.config).place(key)
+    }
+
     pub(super) fn check(config: Config) -> Result<Self, ConfigError> {
         let blame = Blame::new(&config);
         let policy = check_policy(&config, &blame)?;
         let limits = config.limits.check(&blame)?;
         let engine = check_engine(&config.engine, &blame)?;
         let idle = check_idle(&config.idle, &blame)?;
+        let blocking = check_blocking(&config.blocking, &blame)?;
         let metrics = check_metrics(&config.metrics, &blame)?;
         // Last, since it may ask a name server.
         let listen = check_listen(&config, &blame)?;
@@ -148,6 +170,7 @@ impl Settings {
             listen,
             engine,
             idle,
+            blocking,
             limits,
             metrics,
             config,
@@ -257,6 +280,31 @@ fn check_idle(idle: &IdleConfig, blame: &Blame<'_>) -> Result<Idle, ConfigError>
             yielding: Duration::from_micros(idle.yield_us),
         },
         IdleStrategy::Park => Idle::Park,
+    })
+}
+
+fn check_blocking(blocking: &BlockingConfig, blame: &Blame<'_>) -> Result<Blocking, ConfigError> {
+    // Far beyond use, as the ceilings of the limits are.
+    const THREADS_MAX: u64 = 4_096;
+    const QUEUE_MAX: u64 = 1 << 20;
+    let defaults = BlockingConfig::default();
+    let count = |key, value, range, default| {
+        blame.check_range(key, value, range, default)?;
+        Ok(usize::try_from(value).unwrap_or(usize::MAX))
+    };
+    Ok(Blocking {
+        threads: count(
+            "blocking.threads",
+            blocking.threads,
+            0..=THREADS_MAX,
+            defaults.threads,
+        )?,
+        queue_capacity: count(
+            "blocking.queue_capacity",
+            blocking.queue_capacity,
+            1..=QUEUE_MAX,
+            defaults.queue_capacity,
+        )?,
     })
 }
 

@@ -11,8 +11,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, EngineConfig, IdleConfig, LibzmqConfig, LimitsConfig, ListenConfig, MetricsConfig,
-    PlacementConfig,
+    BlockingConfig, Config, EngineConfig, IdleConfig, LibzmqConfig, LimitsConfig, ListenConfig,
+    MetricsConfig, PlacementConfig,
 };
 use crate::error::{ConfigError, ConfigPlace};
 
@@ -279,6 +279,7 @@ pub(super) fn known_keys(section: &str) -> Option<&'static [&'static str]> {
         "engine" => fields_of::<EngineConfig>(),
         "engine.libzmq" => fields_of::<LibzmqConfig>(),
         "idle" => fields_of::<IdleConfig>(),
+        "blocking" => fields_of::<BlockingConfig>(),
         "limits" => fields_of::<LimitsConfig>(),
         "metrics" => fields_of::<MetricsConfig>(),
         _ => None,

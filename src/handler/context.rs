@@ -5,7 +5,7 @@ use std::{rc::Rc, time::Duration};
 use quanta::Instant;
 
 use super::{Sleep, Timers};
-use crate::client::LocalClient;
+use crate::client::{Client, LocalClient};
 
 /// The shard that a handler runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,5 +99,42 @@ impl TaskContext {
     /// A time that the clock cannot count, centuries, never passes.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         Timers::sleep(&self.timers, duration)
+    }
+}
+
+/// The call that a blocking handler answers.
+#[derive(Clone, Debug)]
+pub struct BlockingContext {
+    pub(super) shard: ShardInfo,
+    pub(super) client: Client,
+    pub(super) deadline: Option<Instant>,
+    pub(super) route_key: u64,
+}
+
+impl BlockingContext {
+    /// The shard that read the message, and will answer it. The handler runs elsewhere.
+    pub fn shard(&self) -> &ShardInfo {
+        &self.shard
+    }
+
+    /// By when the caller wants its answer. It had not passed when the handler began.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What is left until then, at least nothing. Reads the clock.
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.deadline?;
+        Some(deadline.saturating_duration_since(self.client.now()))
+    }
+
+    /// The route key of the message; 0 for none.
+    pub fn route_key(&self) -> u64 {
+        self.route_key
+    }
+
+    /// Sends from any thread. To wait for an answer blocks a thread of the pool, and no shard.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quanta::Instant;
 
 use super::{
-    Context, Registry, ShardInfo, TaskContext, Timers,
+    BlockingCall, Context, Registry, ShardInfo, TaskContext, Timers,
     inline::{InlineCall, Reply},
     registry::{Home, Runner},
 };
@@ -68,6 +68,8 @@ pub enum Dispatch {
     Nacked(Option<usize>, Reason),
     /// It is to run as a task.
     Spawn(Spawning),
+    /// It is to run on a thread of the pool. Its payload is where it was.
+    Block(Box<BlockingCall>),
     /// It was answerable, but there is no room for an answer: it did not run.
     NoRoom,
 }
@@ -119,9 +121,13 @@ impl Registry {
             Ok(index) => index,
             Err(objection) => return refuse(header, arrival.outbox, None, &objection.into()),
         };
-        match self.entries[index].runner {
+        match &self.entries[index].runner {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
+            Runner::Blocking(run) => {
+                let call = BlockingCall::new(index, run.clone(), &arrival, &lent);
+                Dispatch::Block(Box::new(call))
+            }
         }
     }
 
@@ -270,6 +276,11 @@ impl Spawning {
     ) -> Result<(), crate::wire::OutboxFull> {
         match (answer_header(header), result) {
             (None, _) => Ok(()),
+            (Some(answer), Ok(payload))
+                if answer.kind == Kind::Response && payload.len() >= ATTACHED_BYTES_MIN =>
+            {
+                outbox.push_bytes(&answer, payload.clone())
+            }
             (Some(answer), Ok(payload)) => {
                 let payload: &[u8] = if answer.kind == Kind::Response {
                     payload
@@ -300,7 +311,12 @@ impl Failure {
         &self.text.as_bytes()[..self.text.floor_char_boundary(NACK_BYTES_MAX)]
     }
 
-    fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+    /// Its deadline passed before its handler began.
+    pub(super) fn too_late() -> Self {
+        Objection::TooLate.into()
+    }
+
+    pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
         let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
             (Some(text), _) => text,
             (_, Some(text)) => text.as_str(),
@@ -438,7 +454,7 @@ fn refuse(header: &Header, outbox: &mut Outbox, ran: Option<usize>, failure: &Fa
     Dispatch::Nacked(ran, failure.reason)
 }
 
-fn check_reply(bytes: usize, bytes_max: usize) -> Result<(), Failure> {
+pub(super) fn check_reply(bytes: usize, bytes_max: usize) -> Result<(), Failure> {
     match bytes <= bytes_max {
         true => Ok(()),
         false => Err(Failure {

@@ -4,9 +4,15 @@
 //! calls the function in the turn that read the message, and the reply is encoded into the
 //! connection's own write buffer.
 //!
+//! | kind | runs | for | its state |
+//! |---|---|---|---|
+//! | [`inline()`] | in the reactor's turn, on the shard that read the message | a few microseconds, no await | the shard's own |
+//! | [`spawned()`] | a local task on that shard, at most `limits.spawned_max` | awaits | the shard's own |
+//! | [`blocking()`] | a thread of the process's pool of `blocking.threads` | long or blocking work | shared |
+//!
 //! ```
 //! use corelane::handler::{
-//!     HandlerError, inline, inline_in_place, inline_raw, inline_with, spawned,
+//!     HandlerError, blocking, inline, inline_in_place, inline_raw, inline_with, spawned,
 //! };
 //!
 //! #[derive(serde::Deserialize)]
@@ -39,8 +45,11 @@
 //!     cx.sleep(std::time::Duration::from_millis(ms)).await;
 //!     Err::<(), _>(HandlerError::new("slept for nothing"))
 //! });
+//! // Long or blocking work: on a thread of a bounded pool, off the shards' CPUs.
+//! let size = blocking("size", |path: String, _cx| Ok(std::fs::metadata(path)?.len()));
 //! ```
 
+mod blocking;
 mod context;
 mod dispatch;
 mod inline;
@@ -49,7 +58,8 @@ mod spawned;
 mod timers;
 
 pub use crate::error::HandlerError;
-pub use context::{Context, ShardInfo, TaskContext};
+pub use blocking::{BlockingCall, blocking, blocking_raw};
+pub use context::{BlockingContext, Context, ShardInfo, TaskContext};
 pub use dispatch::{Arrival, Dispatch, Failure, Lent, Spawning};
 pub use inline::{
     inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with,

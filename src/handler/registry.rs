@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
-use super::{ShardInfo, inline::Inline, spawned::Spawned};
+use super::{ShardInfo, blocking::Blocking, inline::Inline, spawned::Spawned};
 use crate::{
     codec::Decoder,
     error::RegistryError,
@@ -22,6 +22,7 @@ const NAME_BYTES_MAX: usize = 128;
 pub struct Handler {
     name: Arc<str>,
     home: Home,
+    is_blocking: bool,
     make: Arc<dyn Fn(&ShardInfo) -> Runner + Send + Sync>,
 }
 
@@ -46,6 +47,8 @@ pub(super) struct Entry {
 pub(super) enum Runner {
     Inline(Box<dyn Inline>),
     Spawned(Box<dyn Spawned>),
+    /// The same on every shard.
+    Blocking(Arc<dyn Blocking>),
 }
 
 impl Handler {
@@ -56,7 +59,15 @@ impl Handler {
         Self {
             name: name.into(),
             home: Home::Local,
+            is_blocking: false,
             make: Arc::new(make),
+        }
+    }
+
+    pub(super) fn blocking(name: &str, handler: Arc<dyn Blocking>) -> Self {
+        Self {
+            is_blocking: true,
+            ..Self::new(name, move |_| Runner::Blocking(handler.clone()))
         }
     }
 
@@ -94,6 +105,11 @@ impl Handler {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it runs on the pool of blocking handlers, which there must be then.
+    pub fn is_blocking(&self) -> bool {
+        self.is_blocking
     }
 }
 

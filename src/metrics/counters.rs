@@ -35,8 +35,12 @@ pub struct Counters {
     pub shards_woken: u64,
     /// Tasks spawned for handlers.
     pub spawned: u64,
-    /// Spawned handlers that run now: the one gauge here.
+    /// Spawned handlers that run now: a gauge.
     pub spawned_now: u64,
+    /// Messages handed to the pool of blocking handlers.
+    pub blocking: u64,
+    /// Those of them that wait, run or are not answered now: the other gauge.
+    pub blocking_now: u64,
     /// Answers dropped because they were late, duplicate or foreign.
     pub late_answers: u64,
     /// Headers that could not be decoded.
@@ -107,6 +111,8 @@ impl AddAssign for Counters {
             shards_woken,
             spawned,
             spawned_now,
+            blocking,
+            blocking_now,
             late_answers,
             malformed,
             inline_overruns,
@@ -132,6 +138,8 @@ impl AddAssign for Counters {
         self.shards_woken += shards_woken;
         self.spawned += spawned;
         self.spawned_now += spawned_now;
+        self.blocking += blocking;
+        self.blocking_now += blocking_now;
         self.late_answers += late_answers;
         self.malformed += malformed;
         self.inline_overruns += inline_overruns;

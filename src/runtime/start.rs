@@ -15,6 +15,7 @@ use super::{
     Dumper, RunningShard, Runtime,
     collector::Collector,
     listening::{await_listening, describe},
+    pool::{Pool, join_within},
 };
 use crate::{
     client::{Client, ClientOptions, Connect, ShardPort, Submission},
@@ -29,7 +30,7 @@ use crate::{
     metrics::DumpWriter,
     placement::{self, Plan},
     route::{self, Doorbell, Inbox, Port, Seat, inbox},
-    shard::{self, Command, Parcel, Parts, Shard, ShardOptions},
+    shard::{self, BlockingPort, Command, Parcel, Parts, Shard, ShardOptions},
     wire::Hello,
 };
 
@@ -61,16 +62,7 @@ const NAME_PATIENCE: Duration = Duration::from_millis(500);
 impl Drop for NameThread {
     fn drop(&mut self) {
         self.resolver = None;
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
-        let until = std::time::Instant::now() + NAME_PATIENCE;
-        while !thread.is_finished() && std::time::Instant::now() < until {
-            thread::sleep(Duration::from_micros(100));
-        }
-        if thread.is_finished() {
-            let _ = thread.join();
-        }
+        join_within(self.thread.take().into_iter().collect(), NAME_PATIENCE);
     }
 }
 
@@ -87,6 +79,7 @@ struct Seed {
     connects: Inbox<Connect>,
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
+    blocking: Option<BlockingPort>,
     doorbell: Arc<Doorbell>,
     /// Of all shards, by number.
     doorbells: Arc<[Arc<Doorbell>]>,
@@ -102,9 +95,11 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let plan = placement::place(&settings)?;
     let listen = settings.listen_by_shard(plan.shards.len())?;
     Registry::check(&handlers, plan.shards.len())?;
+    Pool::check(&handlers, &settings)?;
     shard::are_possible(plan.shards.len())?;
     let clock = Clock::new();
     let engine = EngineContext::new(&settings, &plan)?;
+    let pool = Pool::start(&handlers, &settings, &plan, &clock)?;
     let handlers: Arc<[Handler]> = handlers.into();
     let (ports, inboxes) = make_inboxes(&settings, plan.shards.len());
     let client = make_client(&settings, &ports, &clock);
@@ -141,6 +136,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
             connects: inboxes.connects,
             submissions: inboxes.submissions,
             commands: inboxes.commands,
+            blocking: pool.as_ref().map(|pool| pool.port(&inboxes.doorbell)),
             doorbell: inboxes.doorbell,
             doorbells: doorbells.clone(),
             seat,
@@ -192,6 +188,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
         drain: settings.limits().drain,
         collector,
         dumper: None,
+        _pool: pool,
         _engine: engine,
     };
     if has_dump {
@@ -387,6 +384,7 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
         mesh,
         client: seed.client,
         spawner: shard::spawner(),
+        blocking: seed.blocking,
     };
     shard::run(Shard::new(engine, &hello, parts), seed.idle).await;
 }
@@ -431,7 +429,7 @@ fn spawn_dumper(
 }
 
 /// A thread that is no shard: kept off the shards' CPUs, if there are others.
-fn spawn_helper(
+pub(super) fn spawn_helper(
     name: &str,
     plan: &Plan,
     run: impl FnOnce() + Send + 'static,

@@ -6,7 +6,7 @@ use quanta::Instant;
 
 use super::{
     Core, Parcel, Phase, Shard,
-    tasks::{FinishedTask, Origin, TaskEnd},
+    tasks::{FinishedTask, Origin, Ran, TaskEnd},
     turn::nanos,
 };
 use crate::{
@@ -94,8 +94,8 @@ impl Core {
         };
         let arrival = Arrival {
             header,
-            message,
-            outbox,
+            message: &mut *message,
+            outbox: &mut *outbox,
             deadline,
             now: read,
         };
@@ -114,6 +114,7 @@ impl Core {
                 self.recorder.counters.spawned += 1;
                 self.tasks.spawn(Origin::Here(connection), read, spawning);
             }
+            Dispatch::Block(call) => self.block(connection, read, call, message, outbox),
             Dispatch::NoRoom => self.recorder.counters.lost += 1,
         }
     }
@@ -261,7 +262,7 @@ impl Core {
 }
 
 impl<E: Engine> Shard<E> {
-    /// Writes the answers of tasks that have finished.
+    /// Writes the answers of tasks and of the pool's jobs that have finished.
     pub(super) fn answer_tasks(&mut self, now: Instant) -> usize {
         let Self { engine, core } = self;
         let mut count = 0;
@@ -301,13 +302,13 @@ impl Core {
     ) -> Option<FinishedTask> {
         let end = &task.end;
         let answered = outbox.map(|outbox| Spawning::answer(&end.header, &end.result, outbox));
+        let is_awaited = end.header.kind != Kind::OneWay;
+        let has_run = end.ran != Ran::Nowhere;
         match answered {
             Some(Err(_)) => return Some(task),
-            Some(Ok(())) if end.header.kind != Kind::OneWay => {
-                self.replied.push((end.handler, end.read));
-            }
+            Some(Ok(())) if is_awaited && has_run => self.replied.push((end.handler, end.read)),
             Some(Ok(())) => {}
-            None if end.header.kind != Kind::OneWay => self.recorder.counters.answers_lost += 1,
+            None if is_awaited => self.recorder.counters.answers_lost += 1,
             None => {}
         }
         self.retire_task(now, task.end);
@@ -336,9 +337,14 @@ impl Core {
     }
 
     fn retire_task(&mut self, now: Instant, end: TaskEnd) {
-        self.tasks.retire();
-        let took = now.saturating_duration_since(end.read);
-        self.recorder.record_in_handler(end.handler, nanos(took));
+        match (end.ran, &mut self.blocking) {
+            (Ran::OnPool | Ran::Nowhere, Some(port)) => port.retire(end.ran),
+            _ => self.tasks.retire(),
+        }
+        if end.ran != Ran::Nowhere {
+            let took = now.saturating_duration_since(end.read);
+            self.recorder.record_in_handler(end.handler, nanos(took));
+        }
         match end.result {
             Ok(_) => self.recorder.counters.handled += 1,
             Err(failure) => self.recorder.counters.count_nack(failure.reason.to_u16()),

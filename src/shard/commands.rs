@@ -23,6 +23,7 @@ impl<E: Engine> Shard<E> {
             match command {
                 Command::Measure { blank, reply } => {
                     self.core.recorder.counters.spawned_now = self.core.tasks.live() as u64;
+                    self.core.recorder.counters.blocking_now = self.core.jobs_under_way() as u64;
                     let interval = self.core.recorder.take(*blank);
                     let _ = reply.send((self.core.info.shard, interval, self.core.called_names()));
                 }
@@ -66,12 +67,13 @@ impl<E: Engine> Shard<E> {
     /// Ends the shard once all is answered and sent, or the drain's time is over.
     pub(super) fn step_drain(&mut self, now: Instant) {
         let Self { engine, core } = self;
+        let jobs = core.jobs_under_way();
         let Phase::Draining(draining) = &mut core.phase else {
             return;
         };
         let is_calling = !core.side.caller.borrow().is_idle();
-        let is_served = core.tasks.live() == 0 && core.crossing.is_idle();
-        let is_done = is_served && !is_calling && engine.is_flushed();
+        let is_serving = core.tasks.live() > 0 || jobs > 0 || !core.crossing.is_idle();
+        let is_done = !is_serving && !is_calling && engine.is_flushed();
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;
         }
@@ -89,6 +91,7 @@ impl<E: Engine> Shard<E> {
     fn give_up(&mut self) {
         self.core.recorder.counters.indeterminate += self.core.tasks.live_handlers() as u64;
         self.core.recorder.counters.lost += self.core.crossing.held() as u64;
+        self.core.give_jobs_up();
         self.stop_calling();
         self.core.record_ends();
     }
@@ -105,6 +108,7 @@ impl Core {
 
     fn last_words(&mut self) -> Drained {
         self.recorder.counters.spawned_now = 0;
+        self.recorder.counters.blocking_now = 0;
         Drained {
             shard: self.info.shard,
             counters: self.recorder.counters,

@@ -15,7 +15,7 @@ use quanta::Instant;
 
 use super::{
     Core, Phase, Shard,
-    tasks::{Origin, TaskEnd},
+    tasks::{Origin, Ran, TaskEnd},
 };
 use crate::{
     engine::{ConnectionId, Engine},
@@ -169,9 +169,26 @@ impl Parcel {
         }
     }
 
+    /// When it was read, at home.
+    pub(super) fn read(&self) -> Instant {
+        self.read
+    }
+
+    pub(super) fn answer(&mut self) -> &mut Outbox {
+        &mut self.answer
+    }
+
+    /// The message, as it was received.
+    pub(super) fn lend(&mut self, use_it: impl FnOnce(&mut Received<'_>)) {
+        let mut is_taken = false;
+        let (message, payload) = (&mut self.message, self.payload.clone());
+        use_it(&mut Received::within(message, 0..0, payload, &mut is_taken));
+    }
+
     /// Takes the answer of the task that was made for it, unless it has that already.
     pub(super) fn answer_task(&mut self, end: &TaskEnd) {
-        self.handler = Some(end.handler);
+        // One that did not run has no time of its own.
+        self.handler = (end.ran != Ran::Nowhere).then_some(end.handler);
         if self.answer.is_empty() {
             let answered = Spawning::answer(&end.header, &end.result, &mut self.answer);
             debug_assert!(answered.is_ok(), "a parcel has room for its answer");
@@ -266,6 +283,10 @@ impl Core {
                 let origin = Origin::There { home, parcel };
                 return self.tasks.spawn(origin, read, spawning);
             }
+            Dispatch::Block(call) => match self.block_parcel(home, parcel, call) {
+                Some(refused) => return self.send_home(home, refused),
+                None => return,
+            },
             Dispatch::NoRoom => unreachable!("a parcel has room for its answer"),
         };
         if let Some(handler) = parcel.handler {

@@ -6,6 +6,7 @@
 //! a virtual clock.
 
 mod answering;
+mod blocking;
 mod calling;
 mod command;
 mod commands;
@@ -22,6 +23,7 @@ use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
 pub use self::{
+    blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingWorker},
     command::{Command, Drained, Guest, LocalFuture},
     crossing::Parcel,
     park::{are_possible, run, spawner},
@@ -90,6 +92,8 @@ pub struct Parts {
     pub client: Client,
     /// How its tasks are spawned.
     pub spawner: Spawner,
+    /// Where its blocking handlers run. Without, what is for them is nacked `Overloaded`.
+    pub blocking: Option<BlockingPort>,
 }
 
 /// One pinned core's worth of runtime. `!Send`.
@@ -125,6 +129,7 @@ struct Core {
     timers: Rc<Timers>,
     tasks: Tasks,
     crossing: Crossing,
+    blocking: Option<BlockingPort>,
     peers: PeerTable<ConnectionId>,
     /// Peers whose last handle is gone, with messages still to be sent, and until when.
     closing: Vec<(PeerId, Instant)>,
@@ -171,6 +176,7 @@ impl<E: Engine> Shard<E> {
             mesh,
             client,
             spawner,
+            blocking,
             ..
         } = parts;
         let Parts {
@@ -207,6 +213,7 @@ impl<E: Engine> Shard<E> {
             local_client,
             tasks: Tasks::new(spawner, options.spawned_max),
             crossing: Crossing::new(mesh, options.buffered_bytes_max),
+            blocking,
             peers: PeerTable::new(),
             closing: Vec::new(),
             came_up: Vec::new(),

@@ -46,7 +46,7 @@ pub(super) struct Tasks {
 /// Tasks whose wakers are looked at, one by one, before a shard parks.
 const COUNTED_MAX: usize = 16;
 
-/// A spawned handler's end, to be answered in the reactor's next turn.
+/// How a message that was not handled inline has ended, to be answered in the reactor's next turn.
 pub(super) struct FinishedTask {
     pub(super) origin: Origin,
     pub(super) end: TaskEnd,
@@ -54,6 +54,7 @@ pub(super) struct FinishedTask {
 
 /// What a task came to.
 pub(super) struct TaskEnd {
+    pub(super) ran: Ran,
     pub(super) header: Header,
     pub(super) handler: usize,
     pub(super) read: Instant,
@@ -66,6 +67,17 @@ pub(super) enum Origin {
     Here(ConnectionId),
     /// Another shard, its home, in this parcel.
     There { home: usize, parcel: Box<Parcel> },
+}
+
+/// Where a handler ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// As a task of the shard.
+    AsTask,
+    /// On a thread of the pool.
+    OnPool,
+    /// Nowhere: a message for the pool, whose deadline passed before a thread came to it.
+    Nowhere,
 }
 
 #[derive(Default)]
@@ -148,6 +160,7 @@ impl Tasks {
         self.start(async move {
             let result = future.await;
             let end = TaskEnd {
+                ran: Ran::AsTask,
                 header,
                 handler,
                 read,

@@ -49,7 +49,8 @@ impl<E: Engine> Shard<E> {
         let is_quiet = core.submissions.is_empty()
             && core.commands.is_empty()
             && core.side.is_quiet()
-            && !core.tasks.has_finished();
+            && !core.tasks.has_finished()
+            && !core.has_finished_jobs();
         is_quiet && self.core.crossing.may_park() && self.engine.may_park()
     }
 
@@ -63,11 +64,12 @@ impl<E: Engine> Shard<E> {
         let commands = self.obey_commands(now);
         let connects = self.take_connects(now);
         let submissions = self.take_submissions(now);
+        let finished = self.core.take_finished_jobs();
         // Full measure: there may be more, and nobody rings for it again.
-        if submissions < self.core.options.turn_messages_max {
+        if submissions.max(finished) < self.core.options.turn_messages_max {
             self.core.rings_heard = rings;
         }
-        commands + connects + submissions
+        commands + connects + submissions + finished
     }
 
     fn poll(&mut self, now: Instant) -> usize {

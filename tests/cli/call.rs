@@ -8,7 +8,7 @@ use std::{
 use crate::process::{Served, command, corelane};
 
 /// Handler, arguments, and the reply's payload.
-const ANSWERED: [(&str, &[&str], &str); 10] = [
+const ANSWERED: [(&str, &[&str], &str); 11] = [
     ("echo", &[], ""),
     (
         "echo",
@@ -27,10 +27,11 @@ const ANSWERED: [(&str, &[&str], &str); 10] = [
     ("count.read", &["--json", "{}"], r#"{"count":2}"#),
     ("spin", &["--json", r#"{"us":100}"#], r#"{"us":100}"#),
     ("sleep", &["--json", r#"{"ms":2}"#], r#"{"ms":2}"#),
+    ("block", &["--json", r#"{"ms":2}"#], r#"{"ms":2}"#),
 ];
 
 /// Handler, arguments, and the line on stderr.
-const NACKED: [(&str, &[&str], &str); 9] = [
+const NACKED: [(&str, &[&str], &str); 10] = [
     ("fail", &[], "nack: HandlerFailed: asked to fail"),
     (
         "fail",
@@ -57,6 +58,11 @@ const NACKED: [(&str, &[&str], &str); 9] = [
     ),
     (
         "sleep",
+        &["--json", r#"{"ms":18446744073709551615}"#],
+        "nack: HandlerFailed: ",
+    ),
+    (
+        "block",
         &["--json", r#"{"ms":18446744073709551615}"#],
         "nack: HandlerFailed: ",
     ),

@@ -71,6 +71,24 @@ fn each_mistake_has_its_own_error() {
             "remove the line to use 1024",
         ),
         (
+            "[blocking]\nthreads = 4097",
+            "blocking.threads",
+            2,
+            "must be at most 4096, is 4097; remove the line to use 4",
+        ),
+        (
+            "[blocking]\nqueue_capacity = 0",
+            "blocking.queue_capacity",
+            2,
+            "must be at least 1, is 0; remove the line to use 256",
+        ),
+        (
+            "[blocking]\nthread = 1",
+            "blocking.thread",
+            2,
+            "did you mean threads?",
+        ),
+        (
             "[limits]\nframes_max = 1",
             "limits.frames_max",
             2,

@@ -17,7 +17,11 @@ use oneshot::async_channel;
 use crate::service::{Setup, Sum, Total, echo, eventually, sleep, sum};
 
 #[track_caller]
-fn expect_nack<T: std::fmt::Debug>(result: Result<T, CallError>, reason: Reason, text: &str) {
+pub(crate) fn expect_nack<T: std::fmt::Debug>(
+    result: Result<T, CallError>,
+    reason: Reason,
+    text: &str,
+) {
     match result {
         Err(CallError::Nack {
             reason: is,

@@ -58,14 +58,31 @@ impl Setup {
         handlers: Vec<Handler>,
         limits: impl FnOnce(&mut LimitsConfig),
     ) -> Service {
+        self.serve_as(handlers, self.config(self.serving, shards, limits))
+    }
+
+    /// A service of one shard with so many threads for blocking handlers, and so long a queue.
+    pub(crate) fn serve_blocking(
+        &self,
+        handlers: Vec<Handler>,
+        (threads, queue_capacity): (u64, u64),
+        limits: impl FnOnce(&mut LimitsConfig),
+    ) -> Service {
+        let config = self.config(self.serving, 1, limits);
+        let config = config.with_blocking(|it| {
+            it.threads = threads;
+            it.queue_capacity = queue_capacity;
+        });
+        self.serve_as(handlers, config)
+    }
+
+    fn serve_as(&self, handlers: Vec<Handler>, config: Config) -> Service {
         let directory = TempDir::new().expect("a directory");
         let listen = match self.transport {
             Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
             Transport::Ipc => format!("ipc://{}/socket", directory.path().display()),
         };
-        let config = self.config(self.serving, shards, limits);
-        let config = config.with_listen([listen]);
-        let runtime = start(config, handlers);
+        let runtime = start(config.with_listen([listen]), handlers);
         Service {
             endpoint: runtime.endpoints()[0].clone(),
             runtime,
@@ -97,7 +114,7 @@ impl Setup {
         }
     }
 
-    fn config(
+    pub(crate) fn config(
         &self,
         engine: EngineKind,
         shards: usize,

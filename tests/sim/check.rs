@@ -74,7 +74,7 @@ pub(crate) fn check_account(sent: &[Sent], peer: usize, account: AccountSnapshot
 /// The shards' counters add up among themselves, with what ran, and with what callers saw.
 pub(crate) fn check_counters(sent: &[Sent], runs: &[Order], total: &Counters) {
     assert_eq!(total.in_flight(), 0, "{total:?}");
-    assert_eq!(total.spawned_now, 0, "{total:?}");
+    assert_eq!((total.spawned_now, total.blocking_now), (0, 0), "{total:?}");
     let nacks = |reason: Reason| total.nacked_by_reason[usize::from(reason.to_u16())];
     let ended = total.handled + nacks(Reason::HandlerFailed) + nacks(Reason::HandlerPanicked);
     assert_eq!(runs.len() as u64, ended + total.indeterminate, "{total:?}");

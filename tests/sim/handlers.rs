@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use corelane::handler::{Handler, HandlerError, inline_raw, spawned_raw};
+use corelane::handler::{Handler, HandlerError, blocking_raw, inline_raw, spawned_raw};
 use quanta::Mock;
 
 /// A message's payload. Also its reply, byte for byte.
@@ -87,10 +87,12 @@ impl Runs {
         Self { started, time }
     }
 
-    /// `run` and `spin` are inline, `sleep` is spawned; all do as their [`Order`] says. Those with
-    /// `.last` run on the last shard, those with `.key` by route key.
+    /// `run` and `spin` are inline, `sleep` is spawned, `block` is blocking; all do as their
+    /// [`Order`] says. Those with `.last` run on the last shard, those with `.key` by route key.
     pub(crate) fn handlers(&self) -> Vec<Handler> {
         vec![
+            self.block("block"),
+            self.block("block.last").on_last_shard(),
             self.run("run"),
             self.run("run.last").on_last_shard(),
             self.run("run.key").by_route_key(),
@@ -110,6 +112,14 @@ impl Runs {
             runs.time.increment(takes / 10);
             reply.extend_from_slice(payload);
             order.conduct.follow()
+        })
+    }
+
+    fn block(&self, name: &str) -> Handler {
+        let runs = self.clone();
+        blocking_raw(name, move |payload, _cx| {
+            let order = runs.enter(&payload);
+            order.conduct.follow().map(|()| payload)
         })
     }
 

@@ -19,6 +19,9 @@ pub(crate) type Trace = Vec<String>;
 /// Longer than any deadline, sleep and reconnect of a scenario together.
 const LONG: Duration = Duration::from_millis(200);
 
+/// Set in the lanes of messages for blocking handlers.
+const POOL_LANES: u32 = 1 << 31;
+
 struct Scenario {
     random: Rng,
     world: World,
@@ -47,13 +50,15 @@ struct Connected {
 /// Where a message may run: where it arrives, on the last shard, where one of two route keys lives.
 const PLACES: usize = 4;
 /// The handlers' names, and where they run.
-const HANDLERS: [(&str, usize); 12] = [
+const HANDLERS: [(&str, usize); 14] = [
     ("run", 0),
     ("run", 0),
     ("spin", 0),
     ("spin", 0),
     ("spin.last", 1),
     ("sleep", 0),
+    ("block", 0),
+    ("block.last", 1),
     ("nobody", 0),
     ("run.last", 1),
     ("sleep.last", 1),
@@ -197,7 +202,13 @@ impl Scenario {
         *sequence += 1;
         let order = Order {
             id: self.next_id,
-            lane: *lane,
+            // What waits for the pool may be overtaken by what does not.
+            lane: *lane
+                | if handler.starts_with("block") {
+                    POOL_LANES
+                } else {
+                    0
+                },
             sequence: *sequence,
             conduct: random
                 .choice([
@@ -328,6 +339,8 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
         },
         outgoing_messages_max,
         outgoing_bytes_max,
+        pool_threads: random.usize(1..4),
+        pool_queue: size(random, 4),
         reconnect: Duration::from_micros(random.u64(1_000..10_000)),
         ring_capacity: random.usize(1..=3),
     }

@@ -18,12 +18,14 @@ use corelane::{
     handler::{Handler, Registry, ShardInfo},
     metrics::Counters,
     route::{self, Doorbell, Port, inbox},
-    shard::{Command, Drained, LocalFuture, Parts, Shard, ShardOptions},
+    shard::{BlockingPort, Command, Drained, LocalFuture, Parts, Shard, ShardOptions},
     wire::{HandlerEntry, Hello},
 };
 use crossbeam_channel::Receiver;
 use quanta::{Clock, Instant, Mock};
 use uuid::Uuid;
+
+use crate::pool::Pool;
 
 /// Rounds at one moment after which the shards are held to be going in circles.
 const ROUNDS_MAX: usize = 10_000;
@@ -34,6 +36,8 @@ pub(crate) struct Limits {
     pub(crate) shard: ShardOptions,
     pub(crate) outgoing_messages_max: usize,
     pub(crate) outgoing_bytes_max: usize,
+    pub(crate) pool_threads: usize,
+    pub(crate) pool_queue: usize,
     pub(crate) reconnect: Duration,
     pub(crate) ring_capacity: usize,
 }
@@ -48,6 +52,7 @@ pub(crate) struct World {
 
 pub(crate) struct Process {
     pub(crate) client: Client,
+    pub(crate) pool: Pool,
     pub(crate) shards: Vec<Node>,
 }
 
@@ -115,6 +120,8 @@ impl World {
             .into_iter()
             .map(|it| it.complete(&doorbells).expect("all have offered"));
         let client = Client::new(ports, self.clock.clone(), client_options);
+        let (pool, jobs) = Pool::new(first_cpu as u64, limits.pool_threads, limits.pool_queue);
+        let under_way_max = limits.pool_queue + limits.pool_threads;
         let count = shards;
         let engines: Vec<(Sim, String)> = (0..count)
             .map(|_| {
@@ -145,6 +152,7 @@ impl World {
                 ..hello.clone()
             };
             let (commands, to_command) = inbox(16, &doorbell);
+            let blocking = BlockingPort::new(jobs.clone(), under_way_max, &doorbell);
             let tasks = Rc::new(RefCell::new(VecDeque::new()));
             let spawned = tasks.clone();
             let parts = Parts {
@@ -159,6 +167,7 @@ impl World {
                 mesh: meshes.next().expect("is one for each"),
                 client: client.clone(),
                 spawner: Box::new(move |task| spawned.borrow_mut().push_back(task)),
+                blocking: Some(blocking),
             };
             Node {
                 endpoint,
@@ -170,19 +179,22 @@ impl World {
             }
         });
         let shards = shards.collect();
-        self.processes.push(Process { client, shards });
+        self.processes.push(Process {
+            client,
+            pool,
+            shards,
+        });
     }
 
     /// One turn of every shard. True if any of them did something.
     pub(crate) fn turn_all(&mut self) -> bool {
         let now = self.now();
         let mut worked = false;
-        for node in self
-            .processes
-            .iter_mut()
-            .flat_map(|process| &mut process.shards)
-        {
-            worked |= node.turn(now);
+        for process in &mut self.processes {
+            for node in &mut process.shards {
+                worked |= node.turn(now);
+            }
+            worked |= process.pool.turn(now);
         }
         worked
     }
@@ -208,7 +220,11 @@ impl World {
         let now = self.now();
         let nodes = self.processes.iter().flat_map(|process| &process.shards);
         let wakes = nodes.filter_map(|node| node.next_wake);
-        let next = wakes.min().map_or(until, |next| next.min(until));
+        let ends = self.processes.iter().filter_map(|it| it.pool.next_end());
+        let next = wakes
+            .chain(ends)
+            .min()
+            .map_or(until, |next| next.min(until));
         assert!(
             next > now || until <= now,
             "a shard without work wants to be woken at once: it would never sleep"

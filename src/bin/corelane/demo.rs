@@ -3,13 +3,13 @@
 
 use std::{
     cell::Cell,
-    hint,
+    hint, thread,
     time::{Duration, Instant},
 };
 
 use corelane::{
     error::HandlerError,
-    handler::{Handler, inline, inline_raw, spawned},
+    handler::{Handler, blocking, inline, inline_raw, spawned},
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,7 @@ pub(crate) fn handlers() -> Vec<Handler> {
         panic(),
         spin(),
         sleep(),
+        block(),
         location("where"),
         location("where.one").on_last_shard(),
         location("where.key").by_route_key(),
@@ -123,13 +124,25 @@ struct Sleep {
 
 fn sleep() -> Handler {
     spawned("sleep", |Sleep { ms }: Sleep, cx| async move {
-        if ms > SLEEP_MS_MAX {
-            let text = format!("{ms} ms are too long; sleep takes {SLEEP_MS_MAX} at most");
-            return Err(HandlerError::new(text));
-        }
-        cx.sleep(Duration::from_millis(ms)).await;
+        cx.sleep(sleep_time(ms, "sleep")?).await;
         Ok(Sleep { ms })
     })
+}
+
+/// As `sleep`, on a thread of the pool for such handlers, which it takes for as long.
+fn block() -> Handler {
+    blocking("block", |Sleep { ms }: Sleep, _cx| {
+        thread::sleep(sleep_time(ms, "block")?);
+        Ok(Sleep { ms })
+    })
+}
+
+fn sleep_time(ms: u64, handler: &str) -> Result<Duration, HandlerError> {
+    if ms > SLEEP_MS_MAX {
+        let text = format!("{ms} ms are too long; {handler} takes {SLEEP_MS_MAX} at most");
+        return Err(HandlerError::new(text));
+    }
+    Ok(Duration::from_millis(ms))
 }
 
 #[derive(Serialize)]

@@ -25,8 +25,8 @@ const LISTEN: &str = "tcp://127.0.0.1:7400";
 /// The signals that stop it, and the exit codes by which shells know them.
 const STOPPING: [(i32, i32); 2] = [(SIGINT, 128 + SIGINT), (SIGTERM, 128 + SIGTERM)];
 
-/// Serves the demonstration handlers echo, sum, count, count.read, fail, panic, spin, sleep, where,
-/// where.one (on the last shard) and where.key (by route key).
+/// Serves the demonstration handlers echo, sum, count, count.read, fail, panic, spin, sleep, block,
+/// where, where.one (on the last shard) and where.key (by route key).
 ///
 /// The first line on stdout is a JSON object, {"event":"ready",…}, with the endpoints that are
 /// really bound. SIGTERM and SIGINT drain: nothing new is handled, what runs is finished within

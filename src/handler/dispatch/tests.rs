@@ -5,7 +5,11 @@ use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use super::*;
 use crate::{
     client::{CallerLimits, CallingSide, Client, ClientOptions},
-    handler::{Handler, inline, inline_in_place, inline_raw, inline_with, spawned, spawned_raw},
+    codec::Decoder,
+    handler::{
+        Handler, blocking_raw, inline, inline_in_place, inline_raw, inline_with, spawned,
+        spawned_raw,
+    },
     route::inbox,
     wire::{HandlerKey, PayloadWriter},
 };
@@ -71,9 +75,18 @@ impl Bench {
         deadline: Option<Instant>,
     ) -> Dispatch {
         let mut payload = payload.to_vec();
+        self.dispatch_message(header, &mut Received::apart(&[], &mut payload), deadline)
+    }
+
+    fn dispatch_message(
+        &mut self,
+        header: Header,
+        message: &mut Received<'_>,
+        deadline: Option<Instant>,
+    ) -> Dispatch {
         let arrival = Arrival {
             header,
-            message: &mut Received::apart(&[], &mut payload),
+            message,
             outbox: &mut self.outbox,
             deadline,
             now: self.now,
@@ -423,4 +436,49 @@ fn a_tasks_answer_waits_for_room_and_is_an_ack_for_a_confirm() {
     assert!(Spawning::answer(&confirm, &reply, &mut bench.outbox).is_ok());
     let (ack, payload) = bench.answer();
     assert_eq!((ack.kind, payload.len()), (Kind::Ack, 0));
+}
+
+#[test]
+fn a_large_reply_of_a_task_leaves_from_where_it_is() {
+    let mut bench = Bench::new(&[]);
+    for bytes in [ATTACHED_BYTES_MIN - 1, ATTACHED_BYTES_MIN] {
+        let reply = Bytes::from(vec![7; bytes]);
+        let header = request(Kind::Request, "echo");
+        Spawning::answer(&header, &Ok(reply.clone()), &mut bench.outbox).unwrap();
+        let front = bench.outbox.front().unwrap();
+        assert_eq!(front.payload, reply);
+        let is_same = front.payload.as_ptr() == reply.as_ptr();
+        assert_eq!(is_same, bytes == ATTACHED_BYTES_MIN);
+        bench.outbox.pop_front();
+    }
+}
+
+#[test]
+fn a_blocking_call_takes_the_buffer_of_a_large_payload_to_any_thread() {
+    let mut bench = Bench::new(&[blocking_raw("see", |payload, cx| {
+        let seen = (payload.as_ptr() as usize, cx.shard().shard, cx.route_key());
+        Ok(format!("{seen:?}").into())
+    })]);
+    let header = Header {
+        route_key: 9,
+        ..request(Kind::Request, "see")
+    };
+    let deadline = bench.now + Duration::from_millis(1);
+    let (end, mut taken) = (40 + ATTACHED_BYTES_MIN, false);
+    let mut buffer = vec![7; end];
+    let pointer = buffer.as_ptr() as usize;
+    let mut message = Received::within(&mut buffer, 0..40, 40..end, &mut taken);
+    let dispatched = bench.dispatch_message(header, &mut message, Some(deadline));
+    let Dispatch::Block(mut call) = dispatched else {
+        panic!("{dispatched:?}")
+    };
+    assert!(bench.outbox.is_empty(), "it is answered when it ends");
+    assert_eq!(message.payload_bytes(), ATTACHED_BYTES_MIN, "it is there");
+    call.take_payload(&mut message);
+    assert_eq!(call.lateness(bench.now), None);
+    let late = call.lateness(deadline).expect("it is too late");
+    assert_eq!(late.reason, Reason::DeadlineExceeded);
+    let run = std::thread::spawn(move || call.run(&mut Decoder::new()));
+    let seen = (pointer + 40, 3, 9);
+    assert_eq!(run.join().unwrap(), Ok(format!("{seen:?}").into()));
 }

@@ -1,0 +1,121 @@
+//! The threads of blocking handlers.
+
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use quanta::Clock;
+
+use super::start::spawn_helper;
+use crate::{
+    config::{Blocking, Settings},
+    error::StartError,
+    handler::Handler,
+    placement::Plan,
+    route::Doorbell,
+    shard::{BlockingJob, BlockingPort, BlockingWorker},
+};
+
+/// How long the end of a runtime waits for blocking handlers that still run.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The threads, and the queue that they share.
+pub(super) struct Pool {
+    /// `None` once it is to end: each shard has one, too, until it is over.
+    jobs: Option<Sender<BlockingJob>>,
+    queue: Receiver<BlockingJob>,
+    settings: Blocking,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Whether a handler needs threads that the configuration forbids.
+    pub(super) fn check(handlers: &[Handler], settings: &Settings) -> Result<(), StartError> {
+        match handlers.iter().find(|handler| handler.is_blocking()) {
+            Some(handler) if settings.blocking().threads == 0 => Err(StartError::NoThreads {
+                at: settings.place_of("blocking.threads"),
+                handler: handler.name().to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the threads, if any handler is for them. If one cannot be started, those before it
+    /// end.
+    pub(super) fn start(
+        handlers: &[Handler],
+        settings: &Settings,
+        plan: &Plan,
+        clock: &Clock,
+    ) -> Result<Option<Self>, StartError> {
+        if !handlers.iter().any(Handler::is_blocking) {
+            return Ok(None);
+        }
+        let settings = settings.blocking();
+        let (jobs, queue) = crossbeam_channel::bounded(settings.queue_capacity);
+        let mut pool = Self {
+            jobs: Some(jobs),
+            queue,
+            settings,
+            threads: Vec::new(),
+        };
+        for _ in 0..settings.threads {
+            let (queue, clock) = (pool.queue.clone(), clock.clone());
+            let work = move || work(&queue, &clock);
+            pool.threads
+                .push(spawn_helper("corelane-blocking", plan, work)?);
+        }
+        Ok(Some(pool))
+    }
+
+    /// The way to it for the shard that hears this doorbell.
+    pub(super) fn port(&self, doorbell: &Arc<Doorbell>) -> BlockingPort {
+        let jobs = self.jobs.clone().expect("has not ended");
+        let under_way_max = self.settings.queue_capacity + self.settings.threads;
+        BlockingPort::new(jobs, under_way_max, doorbell)
+    }
+}
+
+/// Ends when no shard is left that could bring a job, and no job.
+fn work(queue: &Receiver<BlockingJob>, clock: &Clock) {
+    let mut worker = BlockingWorker::default();
+    while let Ok(job) = queue.recv() {
+        if let Some(end) = worker.run(job, clock.now()) {
+            end.tell();
+        }
+    }
+}
+
+/// By now the shards are over. A handler cannot be called off: a thread whose handler runs on ends
+/// when that returns.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // Not those of a shard that could not be stopped either.
+        while self.queue.try_recv().is_ok() {}
+        let left = join_within(std::mem::take(&mut self.threads), PATIENCE);
+        if left > 0 {
+            tracing::error!(
+                threads = left,
+                "blocking handlers do not return; their threads are left to themselves"
+            );
+        }
+    }
+}
+
+/// Joins those of the threads that end within this time. Returns how many do not.
+pub(super) fn join_within(mut threads: Vec<JoinHandle<()>>, patience: Duration) -> usize {
+    let until = std::time::Instant::now() + patience;
+    loop {
+        for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+            let _ = thread.join();
+        }
+        if threads.is_empty() || std::time::Instant::now() >= until {
+            return threads.len();
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+}

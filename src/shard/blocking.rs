@@ -1,0 +1,288 @@
+//! Blocking handlers: from the reactor to the threads of the pool, and back.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crossbeam_channel::Sender;
+use quanta::Instant;
+
+use super::{
+    Core,
+    crossing::Parcel,
+    tasks::{FinishedTask, Origin, Ran, TaskEnd},
+};
+use crate::{
+    codec::Decoder,
+    engine::ConnectionId,
+    handler::BlockingCall,
+    route::{Doorbell, Inbox, Port, inbox},
+    wire::{Outbox, Reason, Received},
+};
+
+/// One shard's way to the pool, and back.
+///
+/// The queue of jobs is bounded, and shared by all shards. Back there is an inbox of the shard's
+/// own, with room for as many as the shard has under way: jobs that it has put into the queue and
+/// not yet answered, whether they wait, run, stand in the inbox or wait for room in an outbox. A
+/// shard that has `under_way_max` of them puts no more into the queue, so a thread that has run one
+/// always finds room for its end.
+pub struct BlockingPort {
+    jobs: Sender<BlockingJob>,
+    home: Arc<Home>,
+    finished: Inbox<FinishedTask>,
+    under_way: usize,
+    under_way_max: usize,
+    /// Jobs that have begun and are answered.
+    answered: u64,
+}
+
+/// Where the ends of a shard's jobs go.
+struct Home {
+    port: Port<FinishedTask>,
+    gate: Gate,
+}
+
+/// Counts a shard's jobs as they begin, until the shard is over: then none begins any more, and it
+/// is known how many had. One number, so that a job begins either before or after.
+struct Gate(AtomicU64);
+
+const CLOSED: u64 = 1 << 63;
+
+const POOL_IS_FULL: &str = "blocking.queue_capacity messages wait for blocking.threads already";
+
+/// A message that waits for a thread of the pool.
+pub struct BlockingJob {
+    call: Box<BlockingCall>,
+    origin: Origin,
+    read: Instant,
+    home: Arc<Home>,
+}
+
+/// How a job ended, to be told to its shard.
+pub struct BlockingEnd {
+    task: FinishedTask,
+    home: Arc<Home>,
+}
+
+/// Runs jobs: one for each thread of the pool.
+#[derive(Default)]
+pub struct BlockingWorker {
+    /// Keeps its memory from job to job.
+    decoder: Decoder,
+}
+
+impl BlockingPort {
+    /// For the shard that hears this doorbell. `under_way_max` is what the queue holds and the
+    /// threads run: with less, a shard alone could not fill the queue.
+    pub fn new(jobs: Sender<BlockingJob>, under_way_max: usize, doorbell: &Arc<Doorbell>) -> Self {
+        let (port, finished) = inbox(under_way_max, doorbell);
+        let gate = Gate(AtomicU64::new(0));
+        Self {
+            jobs,
+            home: Arc::new(Home { port, gate }),
+            finished,
+            under_way: 0,
+            under_way_max,
+            answered: 0,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way < self.under_way_max && !self.jobs.is_full()
+    }
+
+    /// Puts a job into the queue, unless another shard was quicker and has filled it: then its
+    /// origin comes back.
+    fn submit(
+        &mut self,
+        origin: Origin,
+        read: Instant,
+        call: Box<BlockingCall>,
+    ) -> Result<(), Origin> {
+        let job = BlockingJob {
+            call,
+            origin,
+            read,
+            home: self.home.clone(),
+        };
+        let submitted = self.jobs.try_send(job);
+        submitted.map_err(|refused| refused.into_inner().origin)?;
+        self.under_way += 1;
+        Ok(())
+    }
+
+    /// A job is answered, or cannot be.
+    pub(super) fn retire(&mut self, ran: Ran) {
+        self.under_way -= 1;
+        self.answered += u64::from(ran == Ran::OnPool);
+    }
+
+    /// No job begins from now on. Returns how many have begun and are not answered, and how many
+    /// have not begun.
+    fn close(&self) -> (u64, u64) {
+        let begun = self.home.gate.close() - self.answered;
+        (begun, self.under_way as u64 - begun)
+    }
+}
+
+impl Gate {
+    /// Whether a job may begin: it is counted then.
+    fn enter(&self) -> bool {
+        self.0.fetch_add(1, Relaxed) & CLOSED == 0
+    }
+
+    /// Returns how many have begun.
+    fn close(&self) -> u64 {
+        self.0.fetch_or(CLOSED, Relaxed) & !CLOSED
+    }
+}
+
+impl BlockingWorker {
+    /// Runs a job's handler, for as long as it takes, unless its deadline has passed by now. `None`
+    /// without running it if its shard is over.
+    pub fn run(&mut self, job: BlockingJob, now: Instant) -> Option<BlockingEnd> {
+        let BlockingJob {
+            call,
+            origin,
+            read,
+            home,
+        } = job;
+        let (handler, header) = (call.handler, call.header);
+        let (ran, result) = match call.lateness(now) {
+            Some(failure) => (Ran::Nowhere, Err(failure)),
+            None if home.gate.enter() => (Ran::OnPool, call.run(&mut self.decoder)),
+            None => return None,
+        };
+        let end = TaskEnd {
+            ran,
+            header,
+            handler,
+            read,
+            result,
+        };
+        let task = FinishedTask { origin, end };
+        Some(BlockingEnd { task, home })
+    }
+}
+
+impl BlockingEnd {
+    /// Tells the shard, and wakes it if it is parked. Never waits: see [`BlockingPort`].
+    pub fn tell(self) {
+        // A shard that is over has counted it.
+        let _ = self.home.port.send(self.task);
+    }
+}
+
+impl Core {
+    /// Hands a message to the pool, or refuses it.
+    pub(super) fn block(
+        &mut self,
+        connection: ConnectionId,
+        read: Instant,
+        mut call: Box<BlockingCall>,
+        message: &mut Received<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let header = call.header;
+        if let Some(port) = &mut self.blocking
+            && port.has_room()
+        {
+            call.take_payload(message);
+            if port.submit(Origin::Here(connection), read, call).is_ok() {
+                self.recorder.counters.blocking += 1;
+                return;
+            }
+        }
+        self.refuse(outbox, &header, Reason::Overloaded, POOL_IS_FULL);
+    }
+
+    /// As [`block`](Self::block), for a message that another shard has read. A refused one comes
+    /// back with its answer.
+    pub(super) fn block_parcel(
+        &mut self,
+        home: usize,
+        mut parcel: Box<Parcel>,
+        mut call: Box<BlockingCall>,
+    ) -> Option<Box<Parcel>> {
+        let header = call.header;
+        if let Some(port) = &mut self.blocking
+            && port.has_room()
+        {
+            let read = parcel.read();
+            parcel.lend(|message| call.take_payload(message));
+            let origin = Origin::There { home, parcel };
+            parcel = match port.submit(origin, read, call) {
+                Err(Origin::There { parcel, .. }) => parcel,
+                _ => {
+                    self.recorder.counters.blocking += 1;
+                    return None;
+                }
+            };
+        }
+        self.refuse(parcel.answer(), &header, Reason::Overloaded, POOL_IS_FULL);
+        Some(parcel)
+    }
+
+    /// Takes a bounded number of ends from the pool's threads, to be answered in this turn.
+    pub(super) fn take_finished_jobs(&mut self) -> usize {
+        let Some(port) = &self.blocking else {
+            return 0;
+        };
+        let ended = std::iter::from_fn(|| port.finished.pop());
+        let ended = ended.take(self.options.turn_messages_max);
+        ended.map(|task| self.tasks.push_back(task)).count()
+    }
+
+    /// Whether an end waits to be taken.
+    pub(super) fn has_finished_jobs(&self) -> bool {
+        let port = self.blocking.as_ref();
+        port.is_some_and(|port| !port.finished.is_empty())
+    }
+
+    /// Messages that were handed to the pool and are not answered.
+    pub(super) fn jobs_under_way(&self) -> usize {
+        self.blocking.as_ref().map_or(0, |port| port.under_way)
+    }
+
+    /// The drain's time is over: who runs may have done anything, who waits will not run.
+    pub(super) fn give_jobs_up(&mut self) {
+        let port = self.blocking.as_ref();
+        let (begun, not_begun) = port.map_or((0, 0), BlockingPort::close);
+        self.recorder.counters.indeterminate += begun;
+        self.recorder.counters.lost += not_begun;
+    }
+}
+
+impl fmt::Debug for BlockingPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockingPort")
+            .field("under_way", &self.under_way)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BlockingJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.call.fmt(f)
+    }
+}
+
+impl fmt::Debug for BlockingEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockingEnd")
+            .field("header", &self.task.end.header)
+            .field("ran", &self.task.end.ran)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BlockingWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockingWorker").finish_non_exhaustive()
+    }
+}
