@@ -35,7 +35,8 @@ use source::Source;
 #[non_exhaustive]
 pub struct Config {
     /// How many shards. Left out: one per CPU of a listed `placement.cpus`, or one per physical
-    /// core that the process may use with `"auto"`.
+    /// core that the process may use with `"auto"`; where it may use performance cores, none on
+    /// efficiency cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<usize>,
     /// Which CPUs the shards get.
@@ -182,6 +183,8 @@ named! {
         Compact = "compact",
         /// One from each NUMA node in turn, all physical cores before any sibling.
         Spread = "spread",
+        /// The CPUs of `spread`, as evenly divided, but the shards of one node numbered in a row.
+        PerNode = "per-node",
     }
 }
 

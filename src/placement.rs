@@ -7,7 +7,8 @@
 //! What a plan keeps to:
 //!
 //! - only CPUs that are online and in the process's affinity mask, and none twice without leave;
-//! - physical cores before SMT siblings, within the order that the policy asks for;
+//! - performance cores, then efficiency cores, then SMT siblings, within the order that the policy
+//!   asks for;
 //! - threads that are not shards go to the CPUs left over, or to all of them if none is left.
 
 mod order;
@@ -46,6 +47,22 @@ pub struct Cpu {
     /// The other CPUs of its physical core.
     #[serde(default)]
     pub smt_siblings: Vec<usize>,
+    /// Which kind of core it is.
+    #[serde(default)]
+    pub kind: CoreKind,
+}
+
+/// What a core is made for, on machines with cores of two kinds; all others have the first alone.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoreKind {
+    /// Speed.
+    #[default]
+    Performance,
+    /// Little power: a shard on it is slower than its neighbours.
+    Efficiency,
 }
 
 /// Where everything runs.
@@ -83,7 +100,9 @@ pub fn place(settings: &Settings) -> Result<Plan, ConfigError> {
 ///
 /// - A list: shard k on the k-th CPU; one shard per CPU unless [`Policy::shards`] says fewer.
 /// - `auto` with a number of shards: that many CPUs in the order of [`Policy::order`].
-/// - `auto` without: one shard per physical core that has a usable CPU, in that order.
+/// - `auto` without: one shard per physical core that has a usable CPU, in that order. Where there
+///   are performance cores among them, efficiency cores are left to other threads: work is divided
+///   evenly among shards, and the slowest would make the tail of all.
 ///
 /// With [`Policy::oversubscribe`], more shards than CPUs start over from the first: shard k on the
 /// (k mod n)-th of n; and a list may name a CPU twice.

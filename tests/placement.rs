@@ -1,9 +1,12 @@
 //! Plans for machines that these tests do not run on. The topologies beside this file have the
 //! shape that `probe()` gives on such machines.
 
+#[path = "placement/machines.rs"]
+mod machines;
+
 use corelane::config::{Config, Cpus, Order};
 use corelane::error::{ConfigError, PlacementError};
-use corelane::placement::{Plan, Policy, Topology, place, plan, probe};
+use corelane::placement::{CoreKind, Place, Plan, Policy, Topology, place, plan, probe};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -296,6 +299,9 @@ fn plans_keep_their_promises_on_random_topologies() {
             cpu.smt_siblings = (0..rng.random_range(0..3))
                 .map(|_| rng.random_range(0..20))
                 .collect();
+            if rng.random_ratio(1, 4) {
+                cpu.kind = CoreKind::Efficiency;
+            }
         }
         let list = (0..rng.random_range(1..4))
             .map(|_| rng.random_range(0..20))
@@ -307,11 +313,7 @@ fn plans_keep_their_promises_on_random_topologies() {
             } else {
                 Cpus::Auto
             },
-            order: if rng.random_bool(0.5) {
-                Order::Compact
-            } else {
-                Order::Spread
-            },
+            order: [Order::Compact, Order::Spread, Order::PerNode][rng.random_range(0..3)],
             oversubscribe: rng.random_bool(0.3),
         };
         let Ok(plan) = plan(&machine, &policy) else {
@@ -338,6 +340,23 @@ fn plans_keep_their_promises_on_random_topologies() {
             !plan.helper_cpus.is_empty() && !plan.shards.is_empty(),
             "{context}"
         );
+        if let (Cpus::Auto, Some(shards)) = (&policy.cpus, policy.shards) {
+            // None is shared while another one is free.
+            assert_eq!(distinct.len(), shards.min(usable.len()), "{context}");
+        }
+        if policy.cpus == Cpus::Auto {
+            let node = |place: &Place| place.numa_node;
+            let mut nodes: Vec<usize> = plan.shards.iter().map(node).collect();
+            nodes.dedup();
+            let changes = nodes.len();
+            nodes.sort_unstable();
+            nodes.dedup();
+            // Numbered in a row, unless they start over.
+            assert!(
+                policy.order != Order::PerNode || policy.oversubscribe || nodes.len() == changes,
+                "{context}"
+            );
+        }
         assert!(
             policy
                 .shards

@@ -3,21 +3,25 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::Cpu;
+use super::{CoreKind, Cpu};
 use crate::config::Order;
 
-/// The usable CPUs of one NUMA node, ascending.
+/// In the order in which they are taken; an efficiency core is faster than half a performance core.
+const PERFORMANCE: usize = 0;
+const EFFICIENCY: usize = 1;
+const SIBLINGS: usize = 2;
+
+/// The usable CPUs of one NUMA node.
 struct Node<'a> {
     id: usize,
     package: usize,
-    /// One CPU of each physical core: the lowest usable one.
-    cores: Vec<&'a Cpu>,
-    /// The others.
-    siblings: Vec<&'a Cpu>,
+    /// One CPU of each physical core, the lowest usable one, by kind; and all the others.
+    tiers: [Vec<&'a Cpu>; 3],
 }
 
-/// All usable CPUs in the order of the policy; without a number of shards only one CPU of each
-/// physical core, since two shards on one core each run at little more than half its speed.
+/// All usable CPUs in the order of the policy. Without a number of shards only one CPU of each
+/// physical core, since two shards on one core each run at little more than half its speed; and
+/// none of an efficiency core if there are others.
 ///
 /// `usable` ascends by id.
 pub(super) fn by_policy<'a>(
@@ -27,24 +31,37 @@ pub(super) fn by_policy<'a>(
 ) -> Vec<&'a Cpu> {
     let mut nodes = nodes(usable);
     if shards.is_none() {
-        nodes.iter_mut().for_each(|node| node.siblings.clear());
+        clear(&mut nodes, SIBLINGS);
+        if nodes.iter().any(|node| !node.tiers[PERFORMANCE].is_empty()) {
+            clear(&mut nodes, EFFICIENCY);
+        }
     }
     match order {
         Order::Compact => compact(nodes, shards.unwrap_or(usize::MAX)),
-        Order::Spread => spread(nodes),
+        Order::Spread => spread(&nodes),
+        Order::PerNode => per_node(&nodes, shards.unwrap_or(usize::MAX)),
     }
 }
 
-/// Node after node. The first is one that holds all shards if there is any, on physical cores if it
-/// can; then those of the same socket, which are nearer than others.
+fn clear(nodes: &mut [Node<'_>], tier: usize) {
+    nodes.iter_mut().for_each(|node| node.tiers[tier].clear());
+}
+
+/// Node after node. The first is one that holds all shards if there is any, on the best cores that
+/// it can; then those of the same socket, which are nearer than others.
 fn compact<'a>(mut nodes: Vec<Node<'a>>, shards: usize) -> Vec<&'a Cpu> {
     let fit = |node: &Node<'_>| {
-        let holds_on_cores = node.cores.len() >= shards;
-        let holds = node.len() >= shards;
+        // 0: on performance cores alone; 3: not at all.
+        let worst_tier = (PERFORMANCE..=SIBLINGS)
+            .find(|&tier| node.len_up_to(tier) >= shards)
+            .unwrap_or(SIBLINGS + 1);
         // Where none holds all, the largest: fewer shards are then on another node. Where some do,
         // the lowest: a large node is not broken up because it is large.
-        let size = if holds { 0 } else { node.len() };
-        (!holds_on_cores, !holds, Reverse(size), node.id)
+        let size = match worst_tier <= SIBLINGS {
+            true => 0,
+            false => node.len_up_to(SIBLINGS),
+        };
+        (worst_tier, Reverse(size), node.id)
     };
     nodes.sort_by_key(fit);
     if let Some(home) = nodes.first().map(|node| node.package) {
@@ -53,21 +70,29 @@ fn compact<'a>(mut nodes: Vec<Node<'a>>, shards: usize) -> Vec<&'a Cpu> {
     }
     nodes
         .into_iter()
-        .flat_map(|node| [node.cores, node.siblings].concat())
+        .flat_map(|node| node.tiers.concat())
         .collect()
 }
 
-/// One CPU of each node in turn, until all cores are used; then likewise their siblings.
-fn spread(nodes: Vec<Node<'_>>) -> Vec<&Cpu> {
-    let (cores, siblings): (Vec<_>, Vec<_>) = nodes
-        .into_iter()
-        .map(|node| (node.cores, node.siblings))
-        .unzip();
-    [in_turn(&cores), in_turn(&siblings)].concat()
+/// One CPU of each node in turn, until all cores of the best kind are used; then likewise the next.
+fn spread<'a>(nodes: &[Node<'a>]) -> Vec<&'a Cpu> {
+    (PERFORMANCE..=SIBLINGS)
+        .flat_map(|tier| in_turn(nodes.iter().map(|node| &node.tiers[tier]).collect()))
+        .collect()
 }
 
-fn in_turn<'a>(groups: &[Vec<&'a Cpu>]) -> Vec<&'a Cpu> {
-    let longest = groups.iter().map(Vec::len).max().unwrap_or(0);
+/// What `spread` takes for so many shards, node after node. A small node is not made to share its
+/// cores between shards, so that all have as many, while another has a core to spare.
+fn per_node<'a>(nodes: &[Node<'a>], shards: usize) -> Vec<&'a Cpu> {
+    let mut taken = spread(nodes);
+    taken.truncate(shards);
+    // Stable: each node keeps its order.
+    taken.sort_by_key(|cpu| cpu.numa_node);
+    taken
+}
+
+fn in_turn<'a>(groups: Vec<&Vec<&'a Cpu>>) -> Vec<&'a Cpu> {
+    let longest = groups.iter().map(|group| group.len()).max().unwrap_or(0);
     (0..longest)
         .flat_map(|i| groups.iter().filter_map(move |group| group.get(i).copied()))
         .collect()
@@ -87,19 +112,26 @@ fn nodes<'a>(usable: &[&'a Cpu]) -> Vec<Node<'a>> {
         let node = nodes.entry(cpu.numa_node).or_insert_with(|| Node {
             id: cpu.numa_node,
             package: cpu.package,
-            cores: Vec::new(),
-            siblings: Vec::new(),
+            tiers: Default::default(),
         });
-        match is_sibling(cpu) {
-            true => node.siblings.push(cpu),
-            false => node.cores.push(cpu),
-        }
+        let tier = match (is_sibling(cpu), cpu.kind) {
+            (true, _) => SIBLINGS,
+            (false, CoreKind::Performance) => PERFORMANCE,
+            (false, CoreKind::Efficiency) => EFFICIENCY,
+        };
+        node.tiers[tier].push(cpu);
     }
-    nodes.into_values().collect()
+    let mut nodes: Vec<Node<'a>> = nodes.into_values().collect();
+    for node in &mut nodes {
+        // Stable: ascending within a kind.
+        node.tiers[SIBLINGS].sort_by_key(|cpu| cpu.kind);
+    }
+    nodes
 }
 
 impl Node<'_> {
-    fn len(&self) -> usize {
-        self.cores.len() + self.siblings.len()
+    /// CPUs of this tier and of those before it.
+    fn len_up_to(&self, tier: usize) -> usize {
+        self.tiers[..=tier].iter().map(Vec::len).sum()
     }
 }

@@ -4,28 +4,30 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
-use super::{Cpu, Topology};
+use super::{CoreKind, Cpu, Topology};
 use crate::config::parse_list;
 use crate::error::PlacementError;
 
 /// Reads the CPUs of this machine and which of them the calling thread may use.
 ///
-/// The affinity mask is asked of the kernel; the rest is `/sys/devices/system`, and what is missing
-/// there (in a container, a chroot, a kernel without NUMA) is taken as one package, one node and no
-/// SMT. Numbers over 1023 are not seen, as in glibc's CPU sets.
+/// The affinity mask is asked of the kernel; the rest is `/sys/devices`, and what is missing there
+/// (in a container, a chroot, a kernel without NUMA) is taken as one package, one node, no SMT and
+/// cores of one kind. Numbers over 1023 are not seen, as in glibc's CPU sets.
 ///
 /// Blocks for some small reads. Errors: [`PlacementError::NoAffinityMask`] alone.
 pub fn probe() -> Result<Topology, PlacementError> {
     let mask = core_affinity::get_core_ids().ok_or(PlacementError::NoAffinityMask)?;
     let allowed = mask.into_iter().map(|core| core.id).collect();
-    Ok(read(Path::new("/sys/devices/system"), &allowed))
+    Ok(read(Path::new("/sys/devices"), &allowed))
 }
 
-fn read(sys: &Path, allowed: &BTreeSet<usize>) -> Topology {
+fn read(devices: &Path, allowed: &BTreeSet<usize>) -> Topology {
+    let sys = devices.join("system");
     let present = read_list(&sys.join("cpu/present")).unwrap_or_default();
     // The kernel's mask never names a CPU that is off, so what is missing there is on if allowed.
     let online = read_list(&sys.join("cpu/online")).unwrap_or_else(|| allowed.clone());
     let node_of = read_nodes(&sys.join("node"));
+    let efficient = read_efficient(devices, &present);
     let cpus = present.union(allowed).map(|&id| {
         let topology = sys.join(format!("cpu/cpu{id}/topology"));
         // `core_cpus_list` is the newer name of the same file.
@@ -43,11 +45,42 @@ fn read(sys: &Path, allowed: &BTreeSet<usize>) -> Topology {
                 .into_iter()
                 .filter(|&sibling| sibling != id)
                 .collect(),
+            kind: match efficient.contains(&id) {
+                true => CoreKind::Efficiency,
+                false => CoreKind::Performance,
+            },
         }
     });
     Topology {
         cpus: cpus.collect(),
     }
+}
+
+/// The CPUs of efficiency cores. x86 lists each kind as a PMU of its own; Arm, and x86 without such
+/// PMUs, scale each CPU's capacity to 1024 for the fastest. Performance cores differ from one
+/// another by the clock that each can reach, which stays above four fifths.
+fn read_efficient(devices: &Path, present: &BTreeSet<usize>) -> BTreeSet<usize> {
+    // `cpu_lowpower` are those outside the package's ring, slower still.
+    let listed: Vec<usize> = ["cpu_atom", "cpu_lowpower"]
+        .iter()
+        .filter_map(|kind| read_list(&devices.join(kind).join("cpus")))
+        .flatten()
+        .collect();
+    if !listed.is_empty() {
+        return listed.into_iter().collect();
+    }
+    let capacity = |id: &usize| {
+        let file = devices.join(format!("system/cpu/cpu{id}/cpu_capacity"));
+        read_number(&file).map(|capacity| (*id, capacity))
+    };
+    let capacities: Vec<(usize, usize)> = present.iter().filter_map(capacity).collect();
+    let fastest = capacities.iter().map(|(_, capacity)| *capacity).max();
+    let fastest = fastest.unwrap_or(0);
+    capacities
+        .into_iter()
+        .filter(|(_, capacity)| capacity.saturating_mul(5) < fastest.saturating_mul(4))
+        .map(|(id, _)| id)
+        .collect()
 }
 
 /// The node of each CPU, from `nodeN/cpulist`. Nodes of memory alone have an empty list.
@@ -97,18 +130,18 @@ mod tests {
     #[test]
     fn reads_what_the_kernel_writes() {
         let dir = sys(&[
-            ("cpu/present", "0-3\n"),
-            ("cpu/online", "0-2\n"),
-            ("cpu/cpu0/topology/core_id", "0\n"),
-            ("cpu/cpu0/topology/physical_package_id", "0\n"),
-            ("cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
-            ("cpu/cpu2/topology/core_id", "0\n"),
-            ("cpu/cpu2/topology/physical_package_id", "-1\n"),
-            ("cpu/cpu2/topology/core_cpus_list", "0,2\n"),
-            ("node/online", "0-1,7\n"),
-            ("node/node0/cpulist", "0,2\n"),
-            ("node/node1/cpulist", "1\n"),
-            ("node/node7/cpulist", "\n"),
+            ("system/cpu/present", "0-3\n"),
+            ("system/cpu/online", "0-2\n"),
+            ("system/cpu/cpu0/topology/core_id", "0\n"),
+            ("system/cpu/cpu0/topology/physical_package_id", "0\n"),
+            ("system/cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
+            ("system/cpu/cpu2/topology/core_id", "0\n"),
+            ("system/cpu/cpu2/topology/physical_package_id", "-1\n"),
+            ("system/cpu/cpu2/topology/core_cpus_list", "0,2\n"),
+            ("system/node/online", "0-1,7\n"),
+            ("system/node/node0/cpulist", "0,2\n"),
+            ("system/node/node1/cpulist", "1\n"),
+            ("system/node/node7/cpulist", "\n"),
         ]);
         let topology = read(dir.path(), &BTreeSet::from([0, 1]));
         let cpu = |id, core, numa_node, online, allowed, smt_siblings| Cpu {
@@ -119,6 +152,7 @@ mod tests {
             online,
             allowed,
             smt_siblings,
+            kind: CoreKind::Performance,
         };
         assert_eq!(
             topology.cpus,
@@ -143,12 +177,54 @@ mod tests {
         );
     }
 
+    fn efficient(files: &[(&str, &str)]) -> Vec<usize> {
+        let topology = read(sys(files).path(), &BTreeSet::new());
+        let is_efficient = |cpu: &&Cpu| cpu.kind == CoreKind::Efficiency;
+        topology
+            .cpus
+            .iter()
+            .filter(is_efficient)
+            .map(|cpu| cpu.id)
+            .collect()
+    }
+
+    #[test]
+    fn cores_of_two_kinds_are_told_apart() {
+        let present = ("system/cpu/present", "0-5\n");
+        let capacity = |id, capacity| match id {
+            0 => ("system/cpu/cpu0/cpu_capacity", capacity),
+            1 => ("system/cpu/cpu1/cpu_capacity", capacity),
+            _ => ("system/cpu/cpu2/cpu_capacity", capacity),
+        };
+        assert_eq!(efficient(&[present]), [0; 0]);
+        let intel = [
+            present,
+            ("cpu_core/cpus", "0-2\n"),
+            ("cpu_atom/cpus", "3-4\n"),
+            ("cpu_lowpower/cpus", "5\n"),
+            // Favoured cores clock higher.
+            capacity(0, "1009\n"),
+        ];
+        assert_eq!(efficient(&intel), [3, 4, 5]);
+        let arm = [
+            present,
+            capacity(0, "397\n"),
+            capacity(1, "1024\n"),
+            capacity(2, "997\n"),
+        ];
+        assert_eq!(efficient(&arm), [0]);
+        let alike = [present, capacity(0, "1024\n"), capacity(1, "1024\n")];
+        assert_eq!(efficient(&alike), [0; 0]);
+    }
+
     #[test]
     fn garbage_in_sys_is_taken_as_missing() {
         let dir = sys(&[
-            ("cpu/present", "0-\n"),
-            ("cpu/online", "99999999999\n"),
-            ("node/online", "x"),
+            ("system/cpu/present", "0-\n"),
+            ("system/cpu/online", "99999999999\n"),
+            ("system/node/online", "x"),
+            ("cpu_atom/cpus", "one"),
+            ("system/cpu/cpu1/cpu_capacity", "18446744073709551615"),
         ]);
         assert_eq!(read(dir.path(), &BTreeSet::from([1])).usable_ids(), [1]);
     }
