@@ -2,7 +2,8 @@
 //!
 //! [`probe`] is the only function that reads the machine. [`plan`] is pure: it takes a
 //! [`Topology`], which serde reads and writes, so that the plans for machines that nobody here has
-//! are tested wherever the tests run. [`place`] does both for a configuration.
+//! are tested wherever the tests run. [`place`] does both for a configuration, [`place_on`] plans
+//! for one on a topology that is at hand.
 //!
 //! What a plan keeps to:
 //!
@@ -91,9 +92,13 @@ pub struct Place {
 /// Blocks for some small reads of `/sys`. Call it before any thread is pinned: the affinity mask
 /// is that of the calling thread.
 pub fn place(settings: &Settings) -> Result<Plan, ConfigError> {
-    probe()
-        .and_then(|topology| plan(&topology, settings.policy()))
-        .map_err(|cause| settings.refuse_placement(cause))
+    let topology = probe().map_err(|cause| settings.refuse_placement(cause))?;
+    place_on(&topology, settings)
+}
+
+/// Plans for a configuration on this topology; errors name file, key and line. Pure.
+pub fn place_on(topology: &Topology, settings: &Settings) -> Result<Plan, ConfigError> {
+    plan(topology, settings.policy()).map_err(|cause| settings.refuse_placement(cause))
 }
 
 /// Chooses a CPU for each shard. Pure: the same arguments give the same plan.

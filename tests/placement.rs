@@ -6,7 +6,7 @@ mod machines;
 
 use corelane::config::{Config, Cpus, Order};
 use corelane::error::{ConfigError, PlacementError};
-use corelane::placement::{CoreKind, Place, Plan, Policy, Topology, place, plan, probe};
+use corelane::placement::{CoreKind, Place, Plan, Policy, Topology, place, place_on, plan, probe};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -280,6 +280,36 @@ fn a_cpu_that_cannot_be_had_is_an_error_of_its_line() {
         (Some(2), Some("shards")),
         "{error}"
     );
+}
+
+/// The path that `Runtime::start` takes, on machines that these tests do not run on.
+#[test]
+fn what_a_machine_refuses_is_an_error_of_its_line() {
+    for (json, text, key, line) in [
+        (
+            CPUS_OFFLINE,
+            "[placement]\ncpus = [0, 2]",
+            "placement.cpus",
+            2,
+        ),
+        (
+            ODD_CPUSET,
+            "[placement]\ncpus = \"1-2\"",
+            "placement.cpus",
+            2,
+        ),
+        (ONE_CPU, "[placement]\n\ncpus = [1]", "placement.cpus", 3),
+        (ONE_CPU, "shards = 2", "shards", 1),
+    ] {
+        let settings = Config::from_toml(text).and_then(Config::check);
+        let error = place_on(&topology(json), &settings.expect(text)).expect_err(text);
+        assert!(matches!(error, ConfigError::Placement { .. }), "{error:?}");
+        assert_eq!(
+            (error.line(), error.key()),
+            (Some(line), Some(key)),
+            "{error}"
+        );
+    }
 }
 
 /// Topologies that no machine has: a plan that keeps its promises, or an error; never a panic.

@@ -15,6 +15,7 @@ use corelane::{
     config::{Cpus, IdleStrategy},
     handler::{Context, Handler, blocking, inline, inline_with},
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 fn double() -> Handler {
     inline("double", |n: u64, _| Ok(2 * n))
@@ -55,8 +56,19 @@ fn files(directory: &Path) -> Vec<String> {
     found
 }
 
+/// Narrows the affinity mask of this thread, and of those that it starts, to one CPU; gives that
+/// CPU, and another one of the mask before.
+fn narrow_to_one_cpu() -> (usize, Option<usize>) {
+    let usable = corelane::placement::probe().unwrap().usable_ids();
+    let mut one = CpuSet::new();
+    one.set(usable[0]);
+    sched_setaffinity(None, &one).unwrap();
+    (usable[0], usable.get(1).copied())
+}
+
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
+    let (cpu, outside) = narrow_to_one_cpu();
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -73,9 +85,23 @@ fn a_start_that_fails_leaves_nothing_behind() {
     let panics = inline_with("panics", |_| -> fn((), &mut Context<'_>) -> Result<(), _> {
         std::panic::resume_unwind(Box::new("no state to be had"))
     });
-    let cases: Vec<(Config, Vec<Handler>, &str)> = vec![
+    let mut cases: Vec<(Config, Vec<Handler>, &str)> = vec![
         (config(), vec![double(), double()], "registered twice"),
-        (config().with_cpus(Cpus::List(vec![4095])), vec![], "4095"),
+        (
+            config().with_cpus(Cpus::List(vec![4095])),
+            vec![],
+            "CPU 4095 does not exist",
+        ),
+        (
+            config().with_cpus(Cpus::List(vec![cpu, cpu])),
+            vec![],
+            "is named twice",
+        ),
+        (
+            config().with_shards(2),
+            vec![],
+            "2 shards need as many CPUs",
+        ),
         (
             config().with_listen(["tcp://0.0.0.0:0"]),
             vec![],
@@ -111,6 +137,13 @@ fn a_start_that_fails_leaves_nothing_behind() {
         ),
         (config().with_listen([ipc("b")]), vec![panics], "shard 0"),
     ];
+    match outside {
+        Some(outside) => {
+            let config = config().with_cpus(Cpus::List(vec![outside]));
+            cases.push((config, vec![], "is outside the affinity mask"));
+        }
+        None => eprintln!("SKIPPED: a CPU outside the affinity mask takes a second CPU"),
+    }
 
     // What the first start leaves for the process' life is no leak of the others.
     drop(Runtime::builder(config()).start().unwrap());

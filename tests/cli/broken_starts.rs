@@ -4,6 +4,7 @@ use std::{
     net::TcpListener,
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
+    process::Command,
 };
 
 use crate::process::{Served, corelane, error_line};
@@ -44,6 +45,59 @@ fn a_cpu_that_does_not_exist_is_refused_with_those_that_do() {
     let line = refusal(&["--cpus", "8191", "--listen", "tcp://127.0.0.1:0"]);
     assert!(line.contains("CPU 8191 does not exist"), "{line}");
     assert!(line.contains("name CPUs among"), "{line}");
+}
+
+/// Runs `serve` by way of a shell, which must refuse; the script's `$@` is the command.
+fn refusal_in(script: &str, cpus: &str) -> Option<String> {
+    let output = Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_corelane"), "serve"])
+        .args(["--cpus", cpus, "--listen", "tcp://127.0.0.1:0"])
+        .env_remove("RUST_LOG")
+        .output()
+        .expect("sh can be run");
+    // What the script could not set up, it says with this code.
+    (output.status.code() != Some(77)).then(|| error_line(&output))
+}
+
+#[test]
+fn cpus_that_cannot_be_had_are_refused_each_in_its_words() {
+    let usable = corelane::placement::probe()
+        .expect("a topology")
+        .usable_ids();
+    let (first, last) = (usable[0], usable[usable.len() - 1]);
+    let twice = refusal(&["--cpus", &format!("{first},{first}")]);
+    assert!(twice.contains("is named twice"), "{twice}");
+    assert!(twice.contains("placement.oversubscribe = true"), "{twice}");
+    let too_many = refusal(&["--cpus", &first.to_string(), "--shards", "2"]);
+    assert!(
+        too_many.contains("2 shards need as many CPUs"),
+        "{too_many}"
+    );
+    if first == last {
+        eprintln!("SKIPPED: a CPU outside the mask, and one that is off, take a second CPU");
+        return;
+    }
+
+    let narrowed = format!("taskset -c {first} true || exit 77; exec taskset -c {first} \"$@\"");
+    match refusal_in(&narrowed, &last.to_string()) {
+        Some(line) => assert!(
+            line.contains(&format!("CPU {last} is outside the affinity mask")),
+            "{line}"
+        ),
+        None => eprintln!("SKIPPED: a CPU outside the mask takes `taskset`"),
+    }
+
+    // A CPU cannot be switched off for a test; the file that says so is covered by another one.
+    let offline = "file=$(mktemp) && echo FIRST >$file || exit 77
+         mount --bind $file /sys/devices/system/cpu/online; mounted=$?; rm $file
+         test $mounted = 0 || exit 77; exec taskset -c FIRST \"$@\"";
+    let offline = offline.replace("FIRST", &first.to_string());
+    let script =
+        format!("unshare -rm true || exit 77; exec unshare -rm sh -c '{offline}' sh \"$@\"");
+    match refusal_in(&script, &last.to_string()) {
+        Some(line) => assert!(line.contains(&format!("CPU {last} is offline")), "{line}"),
+        None => eprintln!("SKIPPED: a CPU that is off takes leave to mount in a namespace"),
+    }
 }
 
 #[test]
