@@ -72,6 +72,8 @@ pub struct PlacementConfig {
     /// first, and a CPU listed twice. For tests and small machines: such shards wait for one
     /// another.
     pub oversubscribe: bool,
+    /// Where a shard's memory comes from, on a machine of several NUMA nodes.
+    pub memory: MemoryPolicy,
 }
 
 /// `[listen]`
@@ -188,6 +190,22 @@ named! {
     }
 }
 
+named! {
+    /// Where a shard's memory comes from, on a machine of several NUMA nodes.
+    #[derive(Default)]
+    MemoryPolicy: "memory policy" {
+        /// From the shard's own node while it has any, whatever policy the process was started
+        /// with. What the kernel refuses of it is logged.
+        #[default]
+        Local = "local",
+        /// From the shard's own node alone: when that has none left, the kernel kills. A start
+        /// fails if it is refused.
+        Bind = "bind",
+        /// As the process was started, by `numactl` for one.
+        Inherit = "inherit",
+    }
+}
+
 impl Default for LibzmqConfig {
     fn default() -> Self {
         // libzmq's own defaults.
@@ -296,6 +314,12 @@ impl Config {
     /// Allows several shards on one CPU.
     pub fn with_oversubscribe(mut self, allow: bool) -> Self {
         self.placement.oversubscribe = allow;
+        self
+    }
+
+    /// Sets where a shard's memory comes from.
+    pub fn with_memory(mut self, memory: MemoryPolicy) -> Self {
+        self.placement.memory = memory;
         self
     }
 

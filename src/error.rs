@@ -343,6 +343,19 @@ pub enum StartError {
         /// The first such handler.
         handler: String,
     },
+    /// A shard's memory is to come from its own node alone, and the kernel refuses.
+    #[error(
+        "shard {shard}: its memory cannot be bound to NUMA node {node}: {refusal}; or set \
+         placement.memory = \"local\""
+    )]
+    Memory {
+        /// Which shard.
+        shard: usize,
+        /// The node of its CPU.
+        node: usize,
+        /// What was answered.
+        refusal: MemoryRefusal,
+    },
     /// A thread could not be made.
     #[error(
         "cannot start a thread: {0}; raise the limit of processes (`ulimit -u`), or lower \
@@ -357,6 +370,41 @@ pub enum StartError {
 impl From<ConfigError> for StartError {
     fn from(error: ConfigError) -> Self {
         Self::Config(Box::new(error))
+    }
+}
+
+/// Why the kernel sets no memory policy, and what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryRefusal {
+    /// EPERM or EACCES.
+    #[error(
+        "permission denied; allow set_mempolicy in the container's seccomp profile (Docker's does \
+         with --cap-add SYS_NICE)"
+    )]
+    Forbidden,
+    /// ENOSYS.
+    #[error("the kernel has no memory policies; use one that is built with CONFIG_NUMA")]
+    Missing,
+    /// EINVAL.
+    #[error(
+        "the node has no memory that this process may use; widen its cpuset.mems, or place shards \
+         on nodes that have some"
+    )]
+    NoMemory,
+    /// Anything else.
+    #[error("{0}")]
+    Other(std::io::Error),
+}
+
+impl From<std::io::Error> for MemoryRefusal {
+    fn from(error: std::io::Error) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_io_error(&error) {
+            Some(Errno::PERM | Errno::ACCESS) => Self::Forbidden,
+            Some(Errno::NOSYS) => Self::Missing,
+            Some(Errno::INVAL) => Self::NoMemory,
+            _ => Self::Other(error),
+        }
     }
 }
 

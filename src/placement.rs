@@ -12,6 +12,7 @@
 //!   asks for;
 //! - threads that are not shards go to the CPUs left over, or to all of them if none is left.
 
+mod memory;
 mod order;
 mod probe;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::config::Policy;
 use crate::config::{Cpus, Settings, format_list};
 use crate::error::{ConfigError, PlacementError};
+pub use memory::Memory;
 pub use probe::probe;
 
 /// The CPUs of a machine, as one process sees them. Plain data: a topology recorded as JSON on one
@@ -85,6 +87,8 @@ pub struct Place {
     pub cpu: usize,
     /// That CPU's NUMA node.
     pub numa_node: usize,
+    /// From which nodes its memory comes.
+    pub memory: Memory,
 }
 
 /// Reads the machine and plans for a configuration; errors name file, key and line.
@@ -139,7 +143,7 @@ pub fn plan(topology: &Topology, policy: &Policy) -> Result<Plan, PlacementError
     }
     let chosen: Vec<&Cpu> = candidates.into_iter().cycle().take(shards).collect();
     Ok(Plan {
-        shards: places(&chosen),
+        shards: places(topology, policy, &chosen),
         helper_cpus: left_over(&usable, &chosen),
     })
 }
@@ -204,11 +208,12 @@ impl Topology {
     }
 }
 
-fn places(chosen: &[&Cpu]) -> Vec<Place> {
+fn places(topology: &Topology, policy: &Policy, chosen: &[&Cpu]) -> Vec<Place> {
     let place = |(shard, cpu): (usize, &&Cpu)| Place {
         shard,
         cpu: cpu.id,
         numa_node: cpu.numa_node,
+        memory: memory::decide(topology, policy.memory, cpu.numa_node),
     };
     chosen.iter().enumerate().map(place).collect()
 }

@@ -19,6 +19,7 @@ mod collector;
 mod listening;
 mod pool;
 mod start;
+mod thread;
 
 use std::{
     fmt,
@@ -99,7 +100,7 @@ struct RunningShard {
     endpoints: Vec<String>,
     commands: Port<Command>,
     /// `None` once joined.
-    thread: Option<glommio::ExecutorJoinHandle<()>>,
+    thread: Option<thread::ShardThread>,
 }
 
 #[derive(Debug)]

@@ -7,7 +7,9 @@ mod mistakes;
 use std::io::Write;
 use std::time::Duration;
 
-use corelane::config::{Config, Cpus, Engine, EngineKind, Idle, IdleStrategy, Limits, Order};
+use corelane::config::{
+    Config, Cpus, Engine, EngineKind, Idle, IdleStrategy, Limits, MemoryPolicy, Order,
+};
 use corelane::error::ConfigError;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -176,6 +178,7 @@ fn settings_hold_what_was_set() {
         .with_cpus("3,1".parse().expect("a list"))
         .with_policy(Order::Spread)
         .with_oversubscribe(true)
+        .with_memory(MemoryPolicy::Bind)
         .with_engine(EngineKind::Libzmq)
         .with_idle(IdleStrategy::Park)
         .with_listen(["tcp://localhost:7400", "ipc:///run/a.sock", "tcp://[::1]:0"])
@@ -189,6 +192,7 @@ fn settings_hold_what_was_set() {
     assert_eq!(settings.policy().cpus, Cpus::List(vec![3, 1]));
     assert_eq!(settings.policy().order, Order::Spread);
     assert!(settings.policy().oversubscribe);
+    assert_eq!(settings.policy().memory, MemoryPolicy::Bind);
     assert_eq!(settings.idle(), Idle::Park);
     let blocking = settings.blocking();
     assert_eq!((blocking.threads, blocking.queue_capacity), (0, 256));

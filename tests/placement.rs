@@ -3,8 +3,10 @@
 
 #[path = "placement/machines.rs"]
 mod machines;
+#[path = "placement/memory.rs"]
+mod memory;
 
-use corelane::config::{Config, Cpus, Order};
+use corelane::config::{Config, Cpus, MemoryPolicy, Order};
 use corelane::error::{ConfigError, PlacementError};
 use corelane::placement::{CoreKind, Place, Plan, Policy, Topology, place, place_on, plan, probe};
 use rand::rngs::SmallRng;
@@ -25,7 +27,7 @@ fn policy(cpus: &str, order: Order, shards: impl Into<Option<usize>>) -> Policy 
         shards: shards.into(),
         cpus: cpus.parse().expect("a list"),
         order,
-        oversubscribe: false,
+        ..Policy::default()
     }
 }
 
@@ -345,6 +347,7 @@ fn plans_keep_their_promises_on_random_topologies() {
             },
             order: [Order::Compact, Order::Spread, Order::PerNode][rng.random_range(0..3)],
             oversubscribe: rng.random_bool(0.3),
+            memory: MemoryPolicy::default(),
         };
         let Ok(plan) = plan(&machine, &policy) else {
             continue;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::MemoryPolicy;
 use super::source::Blame;
 use super::{
     BlockingConfig, CPU_MAX, Config, Cpus, Endpoint, EngineConfig, EngineKind, IdleConfig,
@@ -36,6 +37,8 @@ pub struct Policy {
     pub order: Order,
     /// Whether several shards may share a CPU.
     pub oversubscribe: bool,
+    /// Where a shard's memory comes from, where there are several nodes.
+    pub memory: MemoryPolicy,
 }
 
 /// What moves the messages, with what that engine needs to know.
@@ -219,6 +222,7 @@ fn check_policy(config: &Config, blame: &Blame<'_>) -> Result<Policy, ConfigErro
         cpus: config.placement.cpus.clone(),
         order: config.placement.policy,
         oversubscribe: config.placement.oversubscribe,
+        memory: config.placement.memory,
     })
 }
 

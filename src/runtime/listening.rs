@@ -1,10 +1,9 @@
 //! What the shards tell as they begin to listen, and what the runtime says of itself then.
 
 use crossbeam_channel::Receiver;
-use glommio::ExecutorJoinHandle;
 use uuid::Uuid;
 
-use super::RunningShard;
+use super::{RunningShard, thread::ShardThread};
 use crate::{
     config::Endpoint,
     error::{EngineError, StartError},
@@ -32,13 +31,11 @@ pub(super) fn await_listening(
     Ok(())
 }
 
-/// Why a shard ended before it listened: its executor says.
+/// Why a shard ended before it listened: its thread says.
 fn first_failure(shards: &mut [RunningShard], ended: &[usize]) -> StartError {
     for &shard in ended {
-        let joined = shards[shard].thread.take().map(ExecutorJoinHandle::join);
-        if let Some(Err(error)) = joined {
-            let why = error.to_string();
-            return StartError::Shard { shard, why };
+        if let Some(Err(error)) = shards[shard].thread.take().map(ShardThread::join) {
+            return error;
         }
     }
     let why = "its thread ended".to_owned();

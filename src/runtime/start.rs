@@ -7,7 +7,6 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use quanta::Clock;
 use rustix::thread::CpuSet;
 
@@ -16,6 +15,7 @@ use super::{
     collector::Collector,
     listening::{await_listening, describe},
     pool::{Pool, join_within},
+    thread::{self as shard_thread, ShardThread},
 };
 use crate::{
     client::{Client, ClientOptions, Connect, ShardPort, Submission},
@@ -28,7 +28,7 @@ use crate::{
     error::{EngineError, StartError},
     handler::{Handler, Registry, ShardInfo},
     metrics::DumpWriter,
-    placement::{self, Plan},
+    placement::{self, Place, Plan},
     route::{self, Doorbell, Inbox, Port, Seat, inbox},
     shard::{self, BlockingPort, Command, Parcel, Parts, Shard, ShardOptions},
     wire::Hello,
@@ -36,10 +36,6 @@ use crate::{
 
 /// Commands that wait for one shard at most.
 const COMMANDS_MAX: usize = 64;
-/// glommio's registered buffers serve file I/O, which a shard does not do.
-const IO_MEMORY_BYTES: usize = 64 << 10;
-/// Entries of each of glommio's rings.
-const RING_DEPTH: usize = 128;
 
 /// What the engines of all shards share.
 pub(super) enum EngineContext {
@@ -68,6 +64,7 @@ impl Drop for NameThread {
 
 /// What a shard's thread is given.
 struct Seed {
+    place: Place,
     info: ShardInfo,
     listen: Vec<Endpoint>,
     handlers: Arc<[Handler]>,
@@ -125,6 +122,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
         let (say, hello) = crossbeam_channel::bounded(1);
         go.push(say);
         let seed = Seed {
+            place: *place,
             info,
             listen,
             handlers: handlers.clone(),
@@ -310,34 +308,26 @@ impl EngineContext {
     }
 }
 
-fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ExecutorJoinHandle<()>, StartError> {
-    let number = seed.info.shard;
-    let builder = LocalExecutorBuilder::new(Placement::Fixed(seed.info.cpu))
-        .name("corelane-shard")
-        .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_DEPTH);
+fn spawn_shard(seed: Seed, engine: &EngineContext) -> Result<ShardThread, StartError> {
+    let place = seed.place;
     let options = seed.engine_options.clone();
-    let spawned = match engine {
+    match engine {
         EngineContext::Native(names) => {
             let resolver = names.resolver.clone().expect("has not ended");
-            builder.spawn(move || async move {
+            shard_thread::spawn(place, move || async move {
                 let engine = Native::new(options, resolver, seed.clock.now());
                 run_shard(seed, engine).await;
             })
         }
         EngineContext::Libzmq(context) => {
             let context = context.clone();
-            builder.spawn(move || async move {
+            shard_thread::spawn(place, move || async move {
                 let engine = Libzmq::new(&context, options);
                 drop(context);
                 run_shard(seed, engine).await;
             })
         }
-    };
-    spawned.map_err(|error| StartError::Shard {
-        shard: number,
-        why: error.to_string(),
-    })
+    }
 }
 
 /// The life of a shard's thread: listen, wait until all do, run.
@@ -444,12 +434,12 @@ pub(super) fn spawn_helper(
         .map_err(StartError::Thread)
 }
 
-fn keep_to(cpus: &[usize]) {
+pub(super) fn keep_to(cpus: &[usize]) {
     let mut set = CpuSet::new();
     for &cpu in cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU) {
         set.set(cpu);
     }
     if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(%error, "a helping thread may run on a shard's CPU");
+        tracing::warn!(%error, "a thread may run on any CPU");
     }
 }

@@ -1,28 +1,30 @@
-"""Runs a command to which the kernel refuses io_uring: refuse_io_uring.py ERRNO COMMAND [ARG ...]
+"""Runs a command to which the kernel refuses a call: refuse_call.py CALL ERRNO COMMAND [ARG ...]
 
-A seccomp filter of this process, inherited by the command, answers io_uring_setup with ERRNO (a
-name such as EPERM). x86-64 and aarch64 give the call the same number.
+A seccomp filter of this process, inherited by the command, answers CALL (one of those below) with
+ERRNO (a name such as EPERM).
 """
 
 import ctypes
 import errno
 import os
+import platform
 import struct
 import sys
 
-IO_URING_SETUP = 425
+IS_ARM = platform.machine() == "aarch64"
+CALLS = {"io_uring_setup": 425, "set_mempolicy": 237 if IS_ARM else 238}
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 RET_ALLOW, RET_ERRNO = 0x7FFF0000, 0x00050000
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 
 
-def refuse(number: int) -> None:
-    """Installs the filter: load the call's number; if it is io_uring_setup, fail; else allow."""
+def refuse(call: int, number: int) -> None:
+    """Installs the filter: load the call's number; if it is this one, fail; else allow."""
     program = b"".join(
         struct.pack("HBBI", *instruction)
         for instruction in (
             (LOAD_WORD, 0, 0, 0),
-            (JUMP_IF_EQUAL, 0, 1, IO_URING_SETUP),
+            (JUMP_IF_EQUAL, 0, 1, call),
             (RETURN, 0, 0, RET_ERRNO | number),
             (RETURN, 0, 0, RET_ALLOW),
         )
@@ -40,5 +42,5 @@ def refuse(number: int) -> None:
 
 
 if __name__ == "__main__":
-    refuse(getattr(errno, sys.argv[1]))
-    os.execv(sys.argv[2], sys.argv[2:])
+    refuse(CALLS[sys.argv[1]], getattr(errno, sys.argv[2]))
+    os.execv(sys.argv[3], sys.argv[3:])
