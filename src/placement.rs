@@ -1,9 +1,9 @@
 //! Placement: which shard runs on which CPU.
 //!
-//! [`probe`] is the only function that reads the machine. [`plan`] is pure: it takes a
-//! [`Topology`], which serde reads and writes, so that the plans for machines that nobody here has
-//! are tested wherever the tests run. [`place`] does both for a configuration, [`place_on`] plans
-//! for one on a topology that is at hand.
+//! [`probe`] alone reads the machine, and [`probe_copy`] a copy of another one's files. [`plan`] is
+//! pure: it takes a [`Topology`], which serde reads and writes, so that the plans for machines that
+//! nobody here has are tested wherever the tests run. [`place`] does both for a configuration,
+//! [`place_on`] plans for one on a topology that is at hand.
 //!
 //! What a plan keeps to:
 //!
@@ -22,7 +22,7 @@ pub use crate::config::Policy;
 use crate::config::{Cpus, Settings, format_list};
 use crate::error::{ConfigError, PlacementError};
 pub use memory::Memory;
-pub use probe::probe;
+pub use probe::{probe, probe_copy};
 
 /// The CPUs of a machine, as one process sees them. Plain data: a topology recorded as JSON on one
 /// machine can be planned for on another.

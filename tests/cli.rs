@@ -6,6 +6,8 @@ mod bench;
 mod broken_starts;
 #[path = "cli/call.rs"]
 mod call;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/process.rs"]
 mod process;
 #[path = "cli/stop.rs"]
@@ -121,7 +123,8 @@ fn options_go_before_the_file() {
 
 #[test]
 fn help_is_for_stdout_and_mistakes_are_one_line() {
-    for command in [&["--help"][..], &["serve", "--help"], &["bench", "--help"]] {
+    for command in ["", "serve", "bench", "doctor"].map(|name| [name, "--help"]) {
+        let command = &command[usize::from(command[0].is_empty())..];
         let help = corelane(command);
         assert!(
             help.status.success() && help.stderr.is_empty(),

@@ -1,4 +1,4 @@
-//! Reads the machine: the only function of the library that looks at its CPUs.
+//! Reads the machine: the only file of the library that looks at its CPUs.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -19,6 +19,21 @@ pub fn probe() -> Result<Topology, PlacementError> {
     let mask = core_affinity::get_core_ids().ok_or(PlacementError::NoAffinityMask)?;
     let allowed = mask.into_iter().map(|core| core.id).collect();
     Ok(read(Path::new("/sys/devices"), &allowed))
+}
+
+/// Reads the CPUs of another machine from a copy of its `/proc` and `/sys` below this directory.
+/// The mask is that of `proc/self/status`; all else is as for [`probe`].
+///
+/// Blocks for some small reads. Errors: [`PlacementError::NoAffinityMask`] alone.
+pub fn probe_copy(root: &Path) -> Result<Topology, PlacementError> {
+    let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .and_then(|list| parse_list(list).ok())
+        .ok_or(PlacementError::NoAffinityMask)?;
+    let allowed = allowed.into_iter().collect();
+    Ok(read(&root.join("sys/devices"), &allowed))
 }
 
 fn read(devices: &Path, allowed: &BTreeSet<usize>) -> Topology {
@@ -125,6 +140,24 @@ mod tests {
             topology.cpus.windows(2).all(|pair| pair[0].id < pair[1].id),
             "{topology:?}"
         );
+    }
+
+    #[test]
+    fn a_copy_is_read_with_the_mask_in_it() {
+        let dir = sys(&[
+            (
+                "proc/self/status",
+                "Name:\tcat\nCpus_allowed_list:\t1-2\nThreads:\t1\n",
+            ),
+            ("sys/devices/system/cpu/present", "0-2\n"),
+            ("sys/devices/system/cpu/online", "0-2\n"),
+        ]);
+        let topology = probe_copy(dir.path()).expect("a mask");
+        assert_eq!(topology.cpus.len(), 3);
+        assert_eq!(topology.usable_ids(), [1, 2]);
+        let nothing = sys(&[("proc/self/status", "Name:\tcat\n")]);
+        let error = probe_copy(nothing.path()).expect_err("no mask");
+        assert_eq!(error, PlacementError::NoAffinityMask);
     }
 
     #[test]

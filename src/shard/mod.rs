@@ -26,7 +26,7 @@ pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingWorker},
     command::{Command, Drained, Guest, LocalFuture},
     crossing::Parcel,
-    park::{are_possible, run, spawner},
+    park::{MEMLOCK_BYTES_MIN, are_possible, check_io_uring, descriptors_needed, run, spawner},
     tasks::Spawner,
     turn::Turn,
 };

@@ -34,8 +34,8 @@ use rustix::{
 use super::{Shard, Spawner};
 use crate::{config::Idle, engine::Engine, error::StartError};
 
-/// glommio refuses to start below this.
-const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+/// Memory that a process must be allowed to lock: glommio refuses to start below this.
+pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// While tasks live, glommio's own loop, which moves their timers and their I/O, runs at least this
 /// often.
@@ -68,14 +68,21 @@ fn check_memlock() -> Result<(), StartError> {
 fn check_descriptors(shards: usize) -> Result<(), StartError> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
-    let needed = DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards as u64;
+    let needed = descriptors_needed(shards);
     match limit.map(|limit| limit.saturating_sub(open)) {
         Some(left) if left < needed => Err(StartError::Descriptors { left, needed }),
         _ => Ok(()),
     }
 }
 
-fn check_io_uring() -> Result<(), StartError> {
+/// Descriptors that a process of so many shards may take before the first connection.
+pub fn descriptors_needed(shards: usize) -> u64 {
+    DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards as u64
+}
+
+/// Looks whether the kernel gives this process an io_uring that shards can park on. Leaves nothing
+/// behind. Errors: [`StartError::IoUring`] and [`StartError::OldKernel`].
+pub fn check_io_uring() -> Result<(), StartError> {
     let refused = |error: std::io::Error| StartError::IoUring(error.into());
     let ring = io_uring::IoUring::new(2).map_err(refused)?;
     let mut probe = io_uring::Probe::new();

@@ -1,5 +1,5 @@
-//! The command `corelane`: serves demonstration handlers, calls any peer, measures one, and reads
-//! dumps.
+//! The command `corelane`: serves demonstration handlers, calls any peer, measures one, reads
+//! dumps, and looks whether a host is fit for it.
 //!
 //! What scripts read goes to stdout; errors, notes and the log (`RUST_LOG`, by default `warn`) go
 //! to stderr. An error is one line, `corelane: …`, and exit code 2.
@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod call;
 mod demo;
+mod doctor;
 mod hist;
 mod serve;
 
@@ -16,7 +17,9 @@ use std::{error::Error, io, process::ExitCode};
 use clap::{Parser, error::ErrorKind};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use self::{bench::BenchArgs, call::CallArgs, hist::HistArgs, serve::ServeArgs};
+use self::{
+    bench::BenchArgs, call::CallArgs, doctor::DoctorArgs, hist::HistArgs, serve::ServeArgs,
+};
 
 /// For whatever keeps the command from doing what it was asked.
 const FAILED: u8 = 2;
@@ -29,6 +32,7 @@ enum Command {
     Call(CallArgs),
     Bench(BenchArgs),
     Hist(HistArgs),
+    Doctor(DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Call(args) => call::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Hist(args) => hist::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(args),
     }
 }
 
