@@ -101,11 +101,12 @@ impl<T> Mesh<T> {
         let Some(lane) = &mut self.lanes[shard] else {
             return 0;
         };
-        if lane.to_answer.is_empty() {
+        let wanted = lane.to_answer.len().min(most);
+        if wanted == 0 {
             return 0;
         }
-        let most = most.min(lane.answered.room());
-        let count = lane.to_answer.take(most, into);
+        let count = lane.answered.room(wanted);
+        lane.to_answer.take(count, into);
         lane.has_taken |= count > 0;
         self.has_news |= count > 0;
         count
@@ -117,7 +118,8 @@ impl<T> Mesh<T> {
         let Some(lane) = &mut self.lanes[shard] else {
             return 0;
         };
-        let count = lane.given_back.take(usize::MAX, into);
+        let count = lane.given_back.len();
+        lane.given_back.take(count, into);
         lane.has_taken |= count > 0;
         self.has_news |= count > 0;
         count

@@ -43,14 +43,17 @@ impl<T> Writer<T> {
     /// Whether another item may be staged.
     #[inline]
     pub(super) fn has_room(&mut self) -> bool {
-        self.free > 0 || self.room() > 0
+        self.room(1) > 0
     }
 
-    /// How many more items may be staged now.
+    /// How many more items may be staged now, if that is less than so many. The reader's end is
+    /// looked at only then: what it has written lies in another CPU's cache.
     #[inline]
-    pub(super) fn room(&mut self) -> usize {
-        self.free = self.producer.slots() - self.staged.len();
-        self.free
+    pub(super) fn room(&mut self, wanted: usize) -> usize {
+        if self.free < wanted {
+            self.free = self.producer.slots() - self.staged.len();
+        }
+        self.free.min(wanted)
     }
 
     /// Takes an item, to be published with others. Without room it comes back.
@@ -85,7 +88,7 @@ impl<T> Writer<T> {
     /// the reader says when there is.
     pub(super) fn may_sleep(&mut self) -> bool {
         self.room.want();
-        self.room() == 0
+        !self.has_room()
     }
 
     /// Whether the reader is gone.
@@ -105,16 +108,20 @@ impl<T> Reader<T> {
         self.consumer.is_empty()
     }
 
-    /// Moves at most so many items into `into`, in their order. Returns how many.
+    /// Items that may be taken now.
     #[inline]
-    pub(super) fn take(&mut self, most: usize, into: &mut Vec<Box<T>>) -> usize {
-        let count = self.consumer.slots().min(most);
+    pub(super) fn len(&self) -> usize {
+        self.consumer.slots()
+    }
+
+    /// Moves so many items, of those that may be taken, into `into`, in their order.
+    #[inline]
+    pub(super) fn take(&mut self, count: usize, into: &mut Vec<Box<T>>) {
         if count > 0
             && let Ok(chunk) = self.consumer.read_chunk(count)
         {
             into.extend(chunk.into_iter().flatten());
         }
-        count
     }
 
     /// Whether the writer sleeps until there is room: to be asked after items were taken.
@@ -129,7 +136,7 @@ mod tests {
 
     fn take(reader: &mut Reader<u32>, most: usize) -> Vec<u32> {
         let mut taken = Vec::new();
-        reader.take(most, &mut taken);
+        reader.take(most.min(reader.len()), &mut taken);
         taken.into_iter().map(|item| *item).collect()
     }
 

@@ -207,7 +207,7 @@ fn congestion(case: &Case<'_>) -> Outcome {
     match (name.starts_with("bbr"), case.intent.is_native) {
         (false, _) => fine(name),
         (true, true) if leaves => fine(format!(
-            "{name}, which the native engine leaves on connections within the host"
+            "{name}; within the host the native engine takes cubic or reno instead"
         )),
         (true, _) => warn(
             name,
