@@ -4,6 +4,7 @@
 //! ```text
 //! peer ──ZMTP──► engine ─► decode header ─► registry ─┬─ inline: called here, the reply encoded
 //!                (sockets owned by one shard)         │  into the connection's own write buffer
+//!                                                     ├─ other shard: one ring there, one back
 //!                                                     ├─ spawned: a local task on this shard
 //!                                                     └─ blocking: a pool of threads elsewhere
 //! ```

@@ -44,7 +44,7 @@ pub struct LimitsConfig {
     /// messages are nacked `Overloaded`. Not enforced by `libzmq`.
     pub buffered_bytes_max: u64,
     /// Messages in one ring between two shards; a full one holds back the connection that fills
-    /// it. Takes effect with the mesh: a shard alone has no ring.
+    /// it. Eight bytes each, and two rings each way between each two shards.
     pub ring_capacity: u64,
     /// Calls from foreign threads that wait for one shard; at this many, `Full`.
     pub inbox_capacity: u64,

@@ -40,6 +40,17 @@
 //!         Ok(count)
 //!     }
 //! });
+//! // One state for the whole process: all its messages run on one shard.
+//! let next = inline_with("next", |_shard| {
+//!     let mut last = 0_u64;
+//!     move |(): (), _cx| {
+//!         last += 1;
+//!         Ok(last)
+//!     }
+//! })
+//! .on_shard(0);
+//! // One state per key: each message runs on the shard that its route key belongs to.
+//! let session = inline("session", |event: u64, cx| Ok(event ^ cx.route_key())).by_route_key();
 //! // One that awaits: a local task on the same shard.
 //! let slow = spawned("slow", |ms: u64, cx| async move {
 //!     cx.sleep(std::time::Duration::from_millis(ms)).await;
