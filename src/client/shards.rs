@@ -10,6 +10,9 @@ use crate::{
     wire::{Affinity, HandlerKey, Hello, ROUTE_MAP, shard_of_key},
 };
 
+/// No process has more. One that says so would have us connect as often.
+const SHARDS_MAX: usize = 1024;
+
 /// The shards of a process that has more than one, as its welcome tells.
 #[derive(Debug)]
 pub(super) struct Shards {
@@ -64,7 +67,8 @@ impl Shards {
         let shards = hello.shards;
         let at = hello.shard.unwrap_or(0);
         let listed = hello.endpoints.len();
-        if shards < 2 || at >= shards || listed < shards || !listed.is_multiple_of(shards) {
+        let is_told = (2..=SHARDS_MAX).contains(&shards) && at < shards;
+        if !is_told || listed < shards || !listed.is_multiple_of(shards) {
             return None;
         }
         let per_shard = listed / shards;
