@@ -26,15 +26,20 @@ fn start_at(
     handlers: Vec<Handler>,
     limits: impl FnOnce(&mut LimitsConfig),
 ) -> Runtime {
-    let mut config = Config::default()
-        .with_shards(shards)
-        .with_idle(IdleStrategy::Adaptive)
-        .with_listen(endpoints.iter().cloned());
-    config.placement.oversubscribe = true;
-    config.limits.deadline_ms = PATIENCE.as_millis() as u64;
-    limits(&mut config.limits);
+    let config = config(endpoints, shards, limits);
     let builder = Runtime::builder(config).handlers(handlers);
     builder.start().expect("starts")
+}
+
+fn config(endpoints: &[String], shards: usize, limits: impl FnOnce(&mut LimitsConfig)) -> Config {
+    let deadline_ms = PATIENCE.as_millis() as u64;
+    Config::default()
+        .with_shards(shards)
+        .with_oversubscribe(true)
+        .with_idle(IdleStrategy::Adaptive)
+        .with_listen(endpoints.iter().cloned())
+        .with_limits(|limits| limits.deadline_ms = deadline_ms)
+        .with_limits(limits)
 }
 
 fn start(shards: usize, handlers: Vec<Handler>) -> Runtime {

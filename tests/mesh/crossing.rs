@@ -1,18 +1,24 @@
 //! Messages that arrive at another shard than the one that runs them.
 
 use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use corelane::{
+    Runtime,
+    config::IdleStrategy,
     error::{CallError, Indeterminate},
     handler::{Handler, HandlerError, inline_in_place, inline_raw, spawned},
     wire::{Reason, shard_of_key},
 };
 
-use crate::{PATIENCE, caller, start, start_at};
+use crate::{PATIENCE, caller, config, start, start_at};
 
 /// Says on which shard it runs.
 fn place(name: &str) -> Handler {
@@ -175,6 +181,45 @@ fn a_full_ring_holds_back_the_connection_that_fills_it_and_no_other() {
     assert_eq!(totals.accepted, totals.handled);
 }
 
+/// Both shards park. What the second takes from its ring gives no sign of life for long: it must
+/// wake the first, which sleeps because the ring was full.
+#[test]
+fn a_shard_that_sleeps_for_want_of_room_is_woken_by_room() {
+    const MESSAGES: u64 = 50;
+    let begun = Arc::new(AtomicU64::new(0));
+    let counted = begun.clone();
+    let sleeps = spawned("sleep", move |ms: u64, cx| {
+        counted.fetch_add(1, Relaxed);
+        async move {
+            cx.sleep(Duration::from_millis(ms)).await;
+            Ok(())
+        }
+    });
+    let anywhere = ["tcp://127.0.0.1:0".to_owned()];
+    let config = config(&anywhere, 2, |limits| {
+        limits.ring_capacity = 1;
+        limits.turn_messages_max = 1;
+        // Nothing else is to wake them.
+        limits.heartbeat_interval_ms = 60_000;
+        limits.heartbeat_timeout_ms = 180_000;
+        limits.drain_ms = 0;
+    });
+    let builder = Runtime::builder(config.with_idle(IdleStrategy::Park));
+    let runtime = builder.handler(sleeps.on_shard(1)).start().unwrap();
+    let caller = caller(1);
+    let client = caller.client();
+    let peer = client.connect_routed(0, &runtime.endpoints()[0]).unwrap();
+    for _ in 0..MESSAGES {
+        let message = client.message("sleep").json(&600_000).unwrap();
+        message.to(&peer).one_way().unwrap();
+    }
+    let until = Instant::now() + PATIENCE;
+    while begun.load(Relaxed) < MESSAGES {
+        assert!(Instant::now() < until, "{begun:?} have begun");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_drain_accounts_for_what_is_on_another_shard() {
     const CALLS: u64 = 40;
@@ -195,9 +240,9 @@ fn a_drain_accounts_for_what_is_on_another_shard() {
                 message.request::<u64>().send().unwrap()
             })
             .collect();
-        let until = std::time::Instant::now() + PATIENCE;
+        let until = Instant::now() + PATIENCE;
         while runtime.metrics().total().hopped_in < CALLS {
-            assert!(std::time::Instant::now() < until, "they never crossed");
+            assert!(Instant::now() < until, "they never crossed");
         }
         let totals = runtime.drain();
         assert_eq!(totals.accepted, CALLS);
