@@ -9,7 +9,7 @@
 //! - [`libzmq`]: the reference library, through the crate `zmq`.
 //! - [`sim`]: a seeded network in memory, for tests that run whole shards under a virtual clock.
 
-use std::{fmt, os::fd::BorrowedFd, time::Duration};
+use std::{fmt, num::NonZeroU32, os::fd::BorrowedFd, time::Duration};
 
 use quanta::Instant;
 use rustix::{
@@ -135,6 +135,14 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
+    /// For an engine of one's own: a slot may come again, with another generation.
+    pub const fn new(slot: u32, generation: NonZeroU32) -> Self {
+        Self {
+            slot,
+            generation: generation.get(),
+        }
+    }
+
     /// As epoll keeps it. Never below 2^32: generations begin at 1.
     fn to_u64(self) -> u64 {
         (u64::from(self.generation) << 32) | u64::from(self.slot)
