@@ -116,6 +116,7 @@ impl Calls {
     }
 
     /// The next call whose deadline has passed.
+    #[inline]
     pub(super) fn next_expired(&mut self, now: Instant) -> Option<(u64, Outstanding)> {
         while let Some((deadline, is_ordered)) = self.earliest() {
             if deadline > now {

@@ -1,6 +1,6 @@
 //! The rings between the shards of one runtime.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -94,6 +94,13 @@ impl<T> Mesh<T> {
         self.lane(shard).answered.stage(item)
     }
 
+    /// The first of these shards that has asked something. A turn looks at every shard, and finds
+    /// nothing from most of them: such a look is a comparison and a load.
+    #[inline]
+    pub fn next_asking(&self, shards: Range<usize>) -> Option<usize> {
+        self.next(shards, |lane| !lane.to_answer.is_empty())
+    }
+
     /// Takes at most so many items that another shard has asked, and no more than may be given
     /// back at once. Returns how many.
     #[inline]
@@ -102,14 +109,18 @@ impl<T> Mesh<T> {
             return 0;
         };
         let wanted = lane.to_answer.len().min(most);
-        if wanted == 0 {
-            return 0;
-        }
         let count = lane.answered.room(wanted);
         lane.to_answer.take(count, into);
         lane.has_taken |= count > 0;
         self.has_news |= count > 0;
         count
+    }
+
+    /// The first of these shards from which something comes back. As cheap as
+    /// [`next_asking`](Self::next_asking).
+    #[inline]
+    pub fn next_answering(&self, shards: Range<usize>) -> Option<usize> {
+        self.next(shards, |lane| !lane.given_back.is_empty())
     }
 
     /// Takes all that comes back from another shard. Returns how many.
@@ -172,6 +183,14 @@ impl<T> Mesh<T> {
     pub fn is_gone(&self, shard: usize) -> bool {
         let lane = self.lanes[shard].as_ref();
         lane.is_some_and(|lane| lane.asked.is_abandoned())
+    }
+
+    #[inline]
+    fn next(&self, shards: Range<usize>, is_it: impl Fn(&Lane<T>) -> bool) -> Option<usize> {
+        let start = shards.start;
+        let mut lanes = self.lanes[shards].iter();
+        let after = lanes.position(|lane| lane.as_ref().is_some_and(&is_it))?;
+        Some(start + after)
     }
 
     #[inline]
@@ -315,5 +334,45 @@ impl<T> fmt::Debug for Joining<T> {
         f.debug_struct("Joining")
             .field("shard", &self.own)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_finds_each_shard_that_has_something_and_no_other() {
+        let doorbells: Vec<Arc<Doorbell>> = (0..4).map(|_| Arc::default()).collect();
+        let joining: Vec<_> = seats(4).into_iter().map(|seat| seat.offer(2)).collect();
+        let meshes = joining.into_iter().map(|it| it.complete(&doorbells));
+        let mut meshes: Vec<Mesh<u32>> = meshes.map(|it| it.expect("all have offered")).collect();
+        let mut taken = Vec::new();
+        for shard in [1, 3] {
+            meshes[shard].ask(2, Box::new(shard as u32)).unwrap();
+            assert_eq!(
+                meshes[2].next_asking(shard..4),
+                None,
+                "before it is published"
+            );
+            meshes[shard].publish();
+            assert_eq!(meshes[2].next_asking(0..4), Some(1));
+            assert_eq!(meshes[2].next_asking(shard..4), Some(shard));
+        }
+        assert_eq!(
+            (meshes[2].next_asking(2..3), meshes[2].next_asking(4..4)),
+            (None, None)
+        );
+        for shard in [3, 1] {
+            assert_eq!(meshes[2].take_asked(shard, 9, &mut taken), 1);
+            let item = taken.pop().expect("was just taken");
+            meshes[2].give_back(shard, item).unwrap();
+            meshes[2].publish();
+            assert_eq!(meshes[shard].next_asking(0..4), None);
+            assert_eq!(meshes[shard].next_answering(0..4), Some(2));
+            assert_eq!(meshes[shard].take_back(2, &mut taken), 1);
+            assert_eq!(meshes[shard].next_answering(0..4), None);
+        }
+        assert_eq!(meshes[2].next_asking(0..4), None);
     }
 }

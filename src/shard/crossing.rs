@@ -235,7 +235,19 @@ impl Core {
         self.recorder.counters.hopped_out += 1;
     }
 
-    /// Runs what another shard has sent.
+    /// Runs what another shard has sent, as far as it may by now, and says how much that was.
+    fn run_asked(&mut self, now: Instant, home: usize) -> usize {
+        let most = self.options.turn_messages_max;
+        let mut taken = std::mem::take(&mut self.crossing.taken);
+        let count = self.crossing.mesh.take_asked(home, most, &mut taken);
+        for parcel in taken.drain(..) {
+            self.run_arrived(now, home, parcel);
+        }
+        self.crossing.taken = taken;
+        count
+    }
+
+    /// Runs a message that another shard has sent.
     fn run_arrived(&mut self, now: Instant, home: usize, mut parcel: Box<Parcel>) {
         self.recorder.counters.hopped_in += 1;
         let header = parcel.header;
@@ -337,26 +349,37 @@ impl<E: Engine> Shard<E> {
             count += self.let_go(now);
         }
         self.core.publish();
-        self.core.crossing.first = (self.core.crossing.first + 1) % shards;
-        let first = self.core.crossing.first;
-        let mut taken = std::mem::take(&mut self.core.crossing.taken);
-        let most = self.core.options.turn_messages_max;
-        for shard in (first..shards).chain(0..first) {
-            count += self.core.crossing.mesh.take_asked(shard, most, &mut taken);
-            for parcel in taken.drain(..) {
-                self.core.run_arrived(now, shard, parcel);
+        let crossing = &mut self.core.crossing;
+        let first = match crossing.first + 1 {
+            end if end == shards => 0,
+            next => next,
+        };
+        crossing.first = first;
+        for Range { mut start, end } in [first..shards, 0..first] {
+            while let Some(home) = self.core.crossing.mesh.next_asking(start..end) {
+                count += self.core.run_asked(now, home);
+                start = home + 1;
             }
         }
         // The others may go on while this shard writes.
         self.core.publish();
-        for shard in 0..shards {
-            let back = self.core.crossing.mesh.take_back(shard, &mut taken);
-            self.core.crossing.routes[shard].away -= back;
-            count += back;
-            for parcel in taken.drain(..) {
-                let outbox = self.engine.outbox(parcel.connection);
-                self.core.on_back(now, parcel, outbox);
-            }
+        let mut start = 0;
+        while let Some(shard) = self.core.crossing.mesh.next_answering(start..shards) {
+            count += self.take_back(now, shard);
+            start = shard + 1;
+        }
+        count
+    }
+
+    /// Takes in what comes back from a shard, and says how much that was.
+    fn take_back(&mut self, now: Instant, shard: usize) -> usize {
+        let crossing = &mut self.core.crossing;
+        let mut taken = std::mem::take(&mut crossing.taken);
+        let count = crossing.mesh.take_back(shard, &mut taken);
+        crossing.routes[shard].away -= count;
+        for parcel in taken.drain(..) {
+            let outbox = self.engine.outbox(parcel.connection);
+            self.core.on_back(now, parcel, outbox);
         }
         self.core.crossing.taken = taken;
         count
