@@ -77,7 +77,11 @@ impl<T> Writer<T> {
         if self.staged.is_empty() {
             return false;
         }
-        if let Ok(chunk) = self.producer.write_chunk_uninit(self.staged.len()) {
+        // Most often it is one; a chunk is made for many.
+        if self.staged.len() == 1 {
+            let pushed = self.producer.push(self.staged.pop());
+            debug_assert!(pushed.is_ok(), "a place was free for it");
+        } else if let Ok(chunk) = self.producer.write_chunk_uninit(self.staged.len()) {
             chunk.fill_from_iter(self.staged.drain(..).map(Some));
         }
         debug_assert!(self.staged.is_empty(), "a place was free for each");
@@ -117,7 +121,9 @@ impl<T> Reader<T> {
     /// Moves so many items, of those that may be taken, into `into`, in their order.
     #[inline]
     pub(super) fn take(&mut self, count: usize, into: &mut Vec<Box<T>>) {
-        if count > 0
+        if count == 1 {
+            into.extend(self.consumer.pop().ok().flatten());
+        } else if count > 0
             && let Ok(chunk) = self.consumer.read_chunk(count)
         {
             into.extend(chunk.into_iter().flatten());
