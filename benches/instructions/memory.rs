@@ -1,21 +1,23 @@
 //! An engine in memory that costs next to nothing, so that what is counted is the shard's.
 
-use std::{cell::Cell, num::NonZeroU32, os::fd::BorrowedFd, rc::Rc};
+use std::{cell::Cell, num::NonZeroU32, ops::Range, os::fd::BorrowedFd, rc::Rc};
 
 use corelane::{
     config::Endpoint,
     engine::{ConnectionId, Engine, Event, Incoming},
     error::EngineError,
-    wire::{Header, Outbox, Received},
+    wire::{Header, Kind, Outbox, Received},
 };
 use quanta::Instant;
 
-/// One accepted connection, on which one and the same message comes again and again. Nothing is
-/// read or copied: it stands where it is handed over from.
+/// One connection, on which one and the same message comes again and again. Nothing is read or
+/// copied: it stands where it is handed over from.
 pub(crate) struct Memory {
     peer: Rc<Peer>,
     connection: ConnectionId,
-    is_up: bool,
+    is_dialed: bool,
+    /// Nobody has told the shard of the connection yet.
+    is_new: bool,
     header: Vec<u8>,
     payload: Vec<u8>,
     outbox: Outbox,
@@ -26,26 +28,54 @@ pub(crate) struct Memory {
 pub(crate) struct Peer {
     /// Messages that are to come.
     pub(crate) due: Cell<usize>,
-    /// Messages that have come back.
-    pub(crate) answers: Cell<u64>,
+    /// Messages that the shard has sent.
+    pub(crate) sent: Cell<u64>,
     /// Their bytes, framing included.
-    pub(crate) answer_bytes: Cell<usize>,
+    pub(crate) sent_bytes: Cell<usize>,
 }
 
 impl Memory {
-    pub(crate) fn new(header: &Header, payload: &[u8]) -> (Self, Rc<Peer>) {
-        let peer = Rc::new(Peer::default());
-        let engine = Self {
-            peer: peer.clone(),
+    /// Its connection is accepted at once; what comes is up to the other end.
+    pub(crate) fn accepting(header: &Header, payload: &[u8]) -> Self {
+        Self {
+            peer: Rc::default(),
             connection: ConnectionId::new(0, NonZeroU32::MIN),
-            is_up: false,
+            is_dialed: false,
+            is_new: true,
             header: header.encode().to_vec(),
             payload: payload.to_vec(),
             outbox: Outbox::new(1_000, 4 << 20),
+        }
+    }
+
+    /// Its connection is up as soon as it is asked for, and the other end answers requests with
+    /// this payload: one of each turn, for it looks at the first message alone.
+    pub(crate) fn dialing(payload: &[u8]) -> Self {
+        Self {
+            is_new: false,
+            ..Self::accepting(&Header::new(Kind::Response, 0), payload)
+        }
+    }
+
+    pub(crate) fn peer(&self) -> Rc<Peer> {
+        self.peer.clone()
+    }
+
+    /// The other end of a dialed connection answers.
+    fn answer_request(&mut self) {
+        let Some(message) = self.outbox.front() else {
+            return;
         };
-        (engine, peer)
+        if message.header[KIND_AT] == Kind::Request as u8 {
+            self.header[CORRELATION_AT].copy_from_slice(&message.header[CORRELATION_AT]);
+            self.peer.due.set(self.peer.due.get() + 1);
+        }
     }
 }
+
+/// In an encoded header.
+const KIND_AT: usize = 3;
+const CORRELATION_AT: Range<usize> = 8..16;
 
 impl Engine for Memory {
     fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
@@ -55,7 +85,8 @@ impl Engine for Memory {
     fn stop_listening(&mut self) {}
 
     fn connect(&mut self, _to: &Endpoint) -> Result<ConnectionId, EngineError> {
-        unreachable!("no shard here dials")
+        (self.is_dialed, self.is_new) = (true, true);
+        Ok(self.connection)
     }
 
     fn close(&mut self, _connection: ConnectionId) {
@@ -76,8 +107,8 @@ impl Engine for Memory {
         messages_max: usize,
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
-        if !self.is_up {
-            self.is_up = true;
+        if self.is_new {
+            self.is_new = false;
             sink(Event::Up(self.connection));
             return 1;
         }
@@ -99,15 +130,16 @@ impl Engine for Memory {
         if self.outbox.is_empty() {
             return 0;
         }
+        if self.is_dialed {
+            self.answer_request();
+        }
         let bytes = self.outbox.bytes();
         let messages = self.outbox.advance(bytes);
         let Peer {
-            answers,
-            answer_bytes,
-            ..
+            sent, sent_bytes, ..
         } = &*self.peer;
-        answers.set(answers.get() + messages as u64);
-        answer_bytes.set(answer_bytes.get() + bytes);
+        sent.set(sent.get() + messages as u64);
+        sent_bytes.set(sent_bytes.get() + bytes);
         messages
     }
 

@@ -1,7 +1,14 @@
 //! What is counted. Each workload does as many messages as it is told, in one thread, without a
 //! system call and the same way each time, and returns how many it did.
 
-use std::{hint::black_box, rc::Rc, time::Duration};
+use std::{
+    future::{Future, IntoFuture},
+    hint::black_box,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use corelane::{
     handler::{Arrival, Dispatch, Lent, Registry, Timers},
@@ -27,7 +34,7 @@ const fn workload(name: &'static str, run: fn(u64) -> u64, what: &'static str) -
 /// Messages of one turn, where there is more than one.
 const MANY: usize = TURN_MESSAGES_MAX;
 
-pub(crate) const WORKLOADS: [Workload; 18] = [
+pub(crate) const WORKLOADS: [Workload; 20] = [
     workload("header-decode", header_decode, "a header is decoded"),
     workload(
         "header-encode",
@@ -78,6 +85,8 @@ pub(crate) const WORKLOADS: [Workload; 18] = [
         "runs on the other shard: two turns",
     ),
     workload("cross-by-32", cross::<MANY>, "the same, 32 in two turns"),
+    workload("call-by-1", call, "a request, its answer, and the turn"),
+    workload("send-by-32", send, "32 one-way messages and a turn"),
     workload("idle-1-shard", idle::<1>, "a turn that finds nothing"),
     workload("idle-2-shards", idle::<2>, "the same, beside another shard"),
     workload("idle-4-shards", idle::<4>, "the same, beside three"),
@@ -130,7 +139,7 @@ fn dispatch(messages: u64, header: Header, payload: &[u8]) -> u64 {
     let now = clock.now();
     let info = Rc::new(shard_info(0, 1));
     let mut registry = Registry::new(&handlers(), &info);
-    let (timers, world) = (Rc::new(Timers::new(clock)), World::new(1, "echo"));
+    let (timers, world) = (Rc::new(Timers::new(clock)), World::serving(1, "echo"));
     let (frame, mut payload) = (header.encode(), payload.to_vec());
     let mut outbox = Outbox::new(1_000, 4 << 20);
     let mut done = 0;
@@ -182,7 +191,7 @@ fn hop<const BATCH: usize>(messages: u64) -> u64 {
 
 /// Each shard reads, handles and answers so many messages in each of its turns.
 fn echo<const SHARDS: usize, const BATCH: usize>(messages: u64) -> u64 {
-    let mut world = World::new(SHARDS, "echo");
+    let mut world = World::serving(SHARDS, "echo");
     for _ in 0..messages / (SHARDS * BATCH) as u64 {
         for shard in 0..SHARDS {
             world.send(shard, BATCH);
@@ -194,7 +203,7 @@ fn echo<const SHARDS: usize, const BATCH: usize>(messages: u64) -> u64 {
 
 /// What one shard reads runs on the other, and its answer leaves in the first one's next turn.
 fn cross<const BATCH: usize>(messages: u64) -> u64 {
-    let mut world = World::new(2, "far");
+    let mut world = World::serving(2, "far");
     for _ in 0..messages / BATCH as u64 {
         world.send(0, BATCH);
         world.turn_all();
@@ -203,9 +212,41 @@ fn cross<const BATCH: usize>(messages: u64) -> u64 {
     world.echoed()
 }
 
+/// A task's call, answered in the turn that sends it. What the task's executor would do is not in
+/// it.
+fn call(messages: u64) -> u64 {
+    let (mut world, client, peer) = World::calling();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut done = 0;
+    for _ in 0..messages {
+        let request = client.message("echo").raw_copy(&PAYLOAD).to(&peer);
+        let mut call = pin!(request.request().into_future());
+        assert!(call.as_mut().poll(&mut cx).is_pending(), "not yet sent");
+        world.turn_all();
+        match call.poll(&mut cx) {
+            Poll::Ready(Ok(reply)) if *reply == PAYLOAD => done += 1,
+            other => panic!("{other:?} is no echo"),
+        }
+    }
+    done
+}
+
+fn send(messages: u64) -> u64 {
+    let (mut world, client, peer) = World::calling();
+    let before = world.sent();
+    for _ in 0..messages / MANY as u64 {
+        for _ in 0..MANY {
+            let message = client.message("echo").raw_copy(&PAYLOAD).to(&peer);
+            message.one_way().expect("the queue is empty");
+        }
+        world.turn_all();
+    }
+    world.sent() - before
+}
+
 /// A message stands for a turn.
 fn idle<const SHARDS: usize>(turns: u64) -> u64 {
-    let mut world = World::new(SHARDS, "echo");
+    let mut world = World::serving(SHARDS, "echo");
     let rounds = turns / SHARDS as u64;
     for _ in 0..rounds {
         world.turn_all();

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use corelane::{
-    client::{Client, ClientOptions, ShardPort},
+    client::{self, Client, ClientOptions, LocalClient, ShardPort},
     handler::{Handler, HandlerError, Registry, ShardInfo, inline, inline_raw},
     route::{self, Doorbell, Mesh, inbox},
     shard::{Parcel, Parts, Shard, ShardOptions},
@@ -20,8 +20,10 @@ pub(crate) const TURN_MESSAGES_MAX: usize = 32;
 /// What is echoed.
 pub(crate) const PAYLOAD: [u8; 64] = [7; 64];
 /// An echoed payload and what stands before it: two frames, their flags and lengths.
-const ANSWER_BYTES: usize = 2 + 40 + 2 + PAYLOAD.len();
+const ECHO_BYTES: usize = 2 + 40 + 2 + PAYLOAD.len();
 const RING_CAPACITY: usize = 1_024;
+/// Longer than a shard waits for a welcome.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(1);
 /// The time goes on by so much in each round.
 const ROUND: Duration = Duration::from_micros(1);
 
@@ -99,7 +101,24 @@ pub(crate) struct World {
 
 impl World {
     /// So many shards, on each of which requests to this handler arrive.
-    pub(crate) fn new(shards: usize, handler: &str) -> Self {
+    pub(crate) fn serving(shards: usize, handler: &str) -> Self {
+        let header = request(handler, Codec::Raw);
+        Self::new(shards, || Memory::accepting(&header, &PAYLOAD))
+    }
+
+    /// One shard, and its connection to another process, which echoes.
+    pub(crate) fn calling() -> (Self, LocalClient, client::Peer) {
+        let mut world = Self::new(1, || Memory::dialing(&PAYLOAD));
+        let client = world.shards[0].client().clone();
+        let peer = client.connect("tcp://192.0.2.1:7400");
+        // It comes up, and its hello leaves; a welcome never comes.
+        world.turn_all();
+        world.mock.increment(WELCOME_PATIENCE);
+        world.turn_all();
+        (world, client, peer.expect("is an endpoint"))
+    }
+
+    fn new(shards: usize, engine: impl Fn() -> Memory) -> Self {
         let (clock, mock) = clock();
         let doorbells = doorbells(shards);
         let mut ports = Vec::new();
@@ -115,12 +134,12 @@ impl World {
         }
         let client = Client::new(ports, clock.clone(), CLIENT_OPTIONS);
         let mut meshes = meshes::<Parcel>(&doorbells).into_iter();
-        let header = request(handler, Codec::Raw);
         let hello = Hello::of_instance(Uuid::from_u128(1));
         let (mut made, mut peers) = (Vec::new(), Vec::new());
         for (number, (connects, submissions, commands)) in inboxes.into_iter().enumerate() {
             let info = shard_info(number, shards);
-            let (engine, peer) = Memory::new(&header, &PAYLOAD);
+            let engine = engine();
+            peers.push(engine.peer());
             let parts = Parts {
                 info,
                 options: SHARD_OPTIONS,
@@ -136,7 +155,6 @@ impl World {
                 blocking: None,
             };
             made.push(Shard::new(engine, &hello, parts));
-            peers.push(peer);
         }
         let mut world = Self {
             clock,
@@ -170,10 +188,15 @@ impl World {
     ///
     /// If anything else came back.
     pub(crate) fn echoed(&self) -> u64 {
-        let answers = self.peers.iter().map(|it| it.answers.get()).sum();
-        let bytes: usize = self.peers.iter().map(|it| it.answer_bytes.get()).sum();
-        assert_eq!(bytes as u64, answers * ANSWER_BYTES as u64, "not an echo");
-        answers
+        let bytes: usize = self.peers.iter().map(|it| it.sent_bytes.get()).sum();
+        let sent = self.sent();
+        assert_eq!(bytes as u64, sent * ECHO_BYTES as u64, "not all are echoes");
+        sent
+    }
+
+    /// How many messages have left.
+    pub(crate) fn sent(&self) -> u64 {
+        self.peers.iter().map(|it| it.sent.get()).sum()
     }
 }
 
