@@ -162,6 +162,14 @@ fn help_is_for_stdout_and_mistakes_are_one_line() {
             "milliseconds",
         ),
         (
+            &["call", "tcp://127.0.0.1:1", "echo", "--route-key", "0"],
+            "0 means no route key",
+        ),
+        (
+            &["call", "tcp://127.0.0.1:1", "echo", "--route-key", "one"],
+            "a number from 1 to 18446744073709551615",
+        ),
+        (
             &[
                 "call",
                 "tcp://127.0.0.1:1",

@@ -5,7 +5,10 @@ use std::{
     process::{Output, Stdio},
 };
 
-use crate::process::{Served, command, corelane};
+use corelane::wire::shard_of_key;
+use serde_json::Value;
+
+use crate::process::{Served, all_cpus, command, corelane};
 
 /// Handler, arguments, and the reply's payload.
 const ANSWERED: [(&str, &[&str], &str); 11] = [
@@ -177,6 +180,36 @@ fn raw_bytes_come_from_a_file_or_stdin_and_go_out_as_they_are() {
     let (code, _, stderr) = parts(&output);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.starts_with("nack: TooLarge: "), "{stderr}");
+}
+
+/// On as many shards as there are CPUs.
+#[test]
+fn a_route_key_says_which_shard_runs_the_message() {
+    let served = Served::start(&["--cpus", &all_cpus()]);
+    let shards = served.ready["shards"].as_array().expect("shards").len();
+    for scheme in ["tcp", "ipc"] {
+        for key in [1, 2, 3, 4, 1 << 40, u64::MAX] {
+            let text = key.to_string();
+            let endpoint = served.endpoint(scheme);
+            let output = call(&endpoint, "where.key", &["--route-key", &text]);
+            let place: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!(place["shard"], shard_of_key(key, shards), "{scheme} {key}");
+        }
+    }
+}
+
+/// A bench's messages may have one. Without a key such a handler refuses them.
+#[test]
+fn a_bench_has_a_route_key() {
+    let served = Served::start(&["--cpus", &all_cpus()]);
+    let connect = served.endpoint("ipc");
+    for (key, ended) in [(&["--route-key", "2"][..], "answered"), (&[], "nacked")] {
+        let load = ["bench", "--connect", &connect, "--handler", "where.key"];
+        let extent = ["--count", "100", "--warm-up", "0", "--json"];
+        let output = corelane(&[&load[..], &extent, key].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        assert_eq!(report[ended], 100, "{report}");
+    }
 }
 
 #[test]

@@ -43,6 +43,13 @@ pub(crate) fn error_line(output: &Output) -> String {
     stderr.trim_end().to_owned()
 }
 
+/// All CPUs that this process may use, for `--cpus`: a shard on each.
+pub(crate) fn all_cpus() -> String {
+    let topology = corelane::placement::probe().expect("a topology");
+    let cpus: Vec<String> = topology.usable_ids().iter().map(usize::to_string).collect();
+    cpus.join(",")
+}
+
 pub(crate) fn json(value: &impl Serialize) -> Value {
     serde_json::to_value(value).expect("JSON")
 }

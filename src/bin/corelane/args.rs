@@ -1,6 +1,6 @@
 //! Arguments that several commands take.
 
-use std::{str::FromStr, time::Duration};
+use std::{num::NonZero, str::FromStr, time::Duration};
 
 use clap::{
     ValueEnum,
@@ -89,6 +89,15 @@ pub(crate) fn within_ms(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses a route key.
+pub(crate) fn route_key(text: &str) -> Result<NonZero<u64>, String> {
+    match text.parse::<u64>().map(NonZero::new) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => Err("0 means no route key; leave the option out, or give another".to_owned()),
+        Err(_) => Err(format!("a number from 1 to {} is expected", u64::MAX)),
+    }
+}
+
 /// Parses seconds, fractions included.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
@@ -121,6 +130,17 @@ mod tests {
         assert_eq!(within_ms("5000"), Ok(Duration::from_secs(5)));
         for text in ["0", "-1", "4294968", "1.5", ""] {
             assert!(within_ms(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_route_key_is_any_number_but_none() {
+        for key in [1, u64::MAX] {
+            assert_eq!(route_key(&key.to_string()), Ok(NonZero::new(key).unwrap()));
+        }
+        assert!(route_key("0").unwrap_err().contains("no route key"));
+        for text in ["-1", "18446744073709551616", "1.5", "0x7", ""] {
+            assert!(route_key(text).is_err(), "{text}");
         }
     }
 

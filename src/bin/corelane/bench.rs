@@ -8,6 +8,7 @@ mod watch;
 
 use std::{
     error::Error,
+    num::NonZero,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -28,7 +29,7 @@ use self::{
     load::{Load, Message, Tally},
     report::Report,
 };
-use crate::args::{Mode, ShardArgs, seconds, within_ms};
+use crate::args::{Mode, ShardArgs, route_key, seconds, within_ms};
 
 /// Beyond this the peer could not keep the correlations apart from a leak.
 const OUTSTANDING_MAX: i64 = 1 << 20;
@@ -58,6 +59,10 @@ pub(crate) struct BenchArgs {
     /// The handler's name.
     #[arg(long, value_name = "NAME", default_value = "echo")]
     handler: String,
+
+    /// The route key of all messages, for a handler that is sharded by key.
+    #[arg(long, value_name = "N", value_parser = route_key)]
+    route_key: Option<NonZero<u64>>,
 
     /// How messages are delivered.
     #[arg(long, value_enum, default_value_t = Mode::Request)]
@@ -217,6 +222,7 @@ fn make_loads(args: &BenchArgs, runtime: &Runtime) -> Result<Vec<Load>, Box<dyn 
     }
     let message = Message {
         handler: args.handler.as_str().into(),
+        route_key: args.route_key.map_or(0, NonZero::get),
         payload: Bytes::from(vec![b'x'; usize::try_from(args.size)?]),
         mode: args.mode,
         within: args.within,

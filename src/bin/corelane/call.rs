@@ -4,6 +4,7 @@ use std::{
     error::Error,
     fs::File,
     io::{self, IsTerminal, Read, Write},
+    num::NonZero,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -18,7 +19,7 @@ use corelane::{
 };
 
 use crate::{
-    args::{Mode, within_ms},
+    args::{Mode, route_key, within_ms},
     one_line,
 };
 
@@ -53,6 +54,10 @@ pub(crate) struct CallArgs {
     /// The payload, as the bytes of this file; "-" is stdin.
     #[arg(long, value_name = "FILE|-")]
     raw: Option<PathBuf>,
+
+    /// What the message belongs to: a handler that is sharded by key runs it on this key's shard.
+    #[arg(long, value_name = "N", value_parser = route_key)]
+    route_key: Option<NonZero<u64>>,
 
     /// How it is delivered.
     #[arg(long, value_enum, default_value_t = Mode::Request)]
@@ -131,7 +136,8 @@ fn send(
     client: &Client,
     peer: &Peer,
 ) -> Result<Vec<u8>, CallError> {
-    let message = client.message(&args.handler);
+    let route_key = args.route_key.map_or(0, NonZero::get);
+    let message = client.message(&args.handler).route_key(route_key);
     let outgoing = match (&args.json, raw) {
         (Some(text), _) => message.json_text(text.clone()),
         (None, raw) => message.raw(raw.unwrap_or_default()),

@@ -33,6 +33,8 @@ const FULL_PAUSE: Duration = Duration::from_micros(100);
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) handler: Arc<str>,
+    /// 0: none.
+    pub(super) route_key: u64,
     pub(super) payload: Bytes,
     pub(super) mode: Mode,
     pub(super) within: Duration,
@@ -162,6 +164,7 @@ impl Message {
     fn to<'c>(&self, client: &'c LocalClient, peer: &'c Peer) -> Addressed<'c, LocalClient, Raw> {
         client
             .message(&*self.handler)
+            .route_key(self.route_key)
             .raw(self.payload.clone())
             .to(peer)
     }
