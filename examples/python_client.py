@@ -13,8 +13,6 @@ import struct
 import sys
 import uuid
 
-import zmq
-
 HEADER = struct.Struct("<2sBBBBHQQQII")
 ONE_WAY, CONFIRM, REQUEST, ACK, RESPONSE, NACK, HELLO, WELCOME = range(1, 9)
 RAW, JSON = 0, 1
@@ -29,11 +27,39 @@ def key(name):
     return digest
 
 
-def send(socket, kind, correlation, handler="", payload=b"", codec=RAW):
+def shard_of_key(route_key, shards):
+    """The shard that owns a route key: mixed as splitmix64 ends, and taken as a part of 2^64."""
+    mixed = (route_key ^ route_key >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    return (mixed ^ mixed >> 31) * shards >> 64
+
+
+def endpoint_of(shard, welcome, dialed):
+    """Where a shard listens, by the transport and the host that were dialed."""
+    endpoints, shards = welcome["endpoints"], welcome["shards"]
+    per_shard = len(endpoints) // shards
+    scheme = dialed.partition("://")[0]
+    listed = endpoints[shard * per_shard :][:per_shard]
+    own = next(endpoint for endpoint in listed if endpoint.startswith(scheme))
+    if scheme != "tcp":
+        return own
+    return f"{dialed.rpartition(':')[0]}:{own.rpartition(':')[2]}"
+
+
+def connect(endpoint):
+    import zmq  # only here: the functions above need nothing
+
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(endpoint)
+    return socket
+
+
+def send(socket, kind, correlation, handler="", payload=b"", codec=RAW, route_key=0):
     deadline_us = WITHIN_US if kind in (CONFIRM, REQUEST) else 0
     handler_key = key(handler) if handler else 0
     header = HEADER.pack(
-        b"CL", 2, kind, codec, 0, 0, correlation, handler_key, 0, deadline_us, 0
+        b"CL", 2, kind, codec, 0, 0, correlation, handler_key, route_key, deadline_us, 0
     )
     socket.send_multipart([header, payload])
 
@@ -53,10 +79,19 @@ def expect(what, answer, expected):
         sys.exit(f"expected {expected}")
 
 
+def call_by_key(welcome, dialed):
+    """Sends messages straight to the shards that own their keys. Any other would route them."""
+    for route_key in range(1, 2 * welcome["shards"] + 1):
+        shard = shard_of_key(route_key, welcome["shards"])
+        socket = connect(endpoint_of(shard, welcome, dialed))
+        send(socket, REQUEST, route_key, "where.key", route_key=route_key)
+        kind, _, correlation, payload = receive(socket)
+        answer = (kind, correlation, json.loads(payload)["shard"])
+        expect(f"by key {route_key}", answer, (RESPONSE, route_key, shard))
+
+
 def main(endpoint):
-    socket = zmq.Context.instance().socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.connect(endpoint)
+    socket = connect(endpoint)
 
     hello = {"instance": str(uuid.uuid4()), "versions": [2], "codecs": ["raw", "json"]}
     send(socket, HELLO, 1, payload=json.dumps(hello).encode())
@@ -76,6 +111,9 @@ def main(endpoint):
     send(socket, REQUEST, 5, "nobody home")
     kind, reason, correlation, text = receive(socket)
     expect(f"nack, {text.decode()!r}", (kind, reason, correlation), (NACK, 1, 5))
+
+    if welcome["shards"] > 1 and welcome["route_map"] == "splitmix64":
+        call_by_key(welcome, endpoint)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ struct Dumper {
     thread: JoinHandle<()>,
 }
 
-/// How the messages of a runtime's life ended: `accepted` is the sum of the others.
+/// How the messages of a runtime's life ended: `accepted` is the sum of `handled`, `nacked`,
+/// `indeterminate` and `lost`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Totals {
     /// Messages from peers whose header could be read.
@@ -123,6 +124,8 @@ pub struct Totals {
     /// Dropped for want of room for an answer, or waiting for a thread of the blocking handlers as
     /// the drain's time was over: those will not run.
     pub lost: u64,
+    /// Of the accepted ones, those that arrived at another shard than the one that runs them.
+    pub hopped: u64,
 }
 
 impl From<Counters> for Totals {
@@ -133,6 +136,7 @@ impl From<Counters> for Totals {
             nacked: counters.nacked(),
             indeterminate: counters.indeterminate,
             lost: counters.lost,
+            hopped: counters.hopped_out,
         }
     }
 }

@@ -12,6 +12,8 @@ mod process;
 mod raw;
 #[path = "conformance/reasons.rs"]
 mod reasons;
+#[path = "conformance/shards.rs"]
+mod shards;
 
 use std::{
     io::{self, Write},
@@ -175,11 +177,8 @@ fn hello_is_answered_by_welcome() {
 
 #[test]
 fn python_peers_agree() {
-    if !has_pyzmq() {
-        // Not by a macro, which the test harness would hold back.
-        let why = "SKIPPED tests/conformance/peer.py and examples/python_client.py: no pyzmq\n";
-        io::stderr().write_all(why.as_bytes()).expect("stderr");
-        return;
+    if !has_python("import zmq") {
+        return skip("tests/conformance/peer.py and examples/python_client.py: no pyzmq");
     }
     for (engine, scheme) in SERVED {
         let served = Served::start(&["--engine", engine]);
@@ -196,9 +195,16 @@ fn python_peers_agree() {
     }
 }
 
-fn has_pyzmq() -> bool {
-    let asked = Command::new("python3").args(["-c", "import zmq"]).output();
+/// Whether there is a Python that can do this.
+fn has_python(what: &str) -> bool {
+    let asked = Command::new("python3").args(["-c", what]).output();
     asked.is_ok_and(|output| output.status.success())
+}
+
+fn skip(what: &str) {
+    // Not by a macro, which the test harness would hold back.
+    let line = format!("SKIPPED {what}\n");
+    io::stderr().write_all(line.as_bytes()).expect("stderr");
 }
 
 fn python(script: &str, args: &[&str]) -> Output {

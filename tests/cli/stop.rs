@@ -63,6 +63,7 @@ fn both_signals_stop_it_and_nothing_happened() {
             "accepted",
             "event",
             "handled",
+            "hopped",
             "indeterminate",
             "lost",
             "nacked",

@@ -31,7 +31,8 @@ const STOPPING: [(i32, i32); 2] = [(SIGINT, 128 + SIGINT), (SIGTERM, 128 + SIGTE
 /// The first line on stdout is a JSON object, {"event":"ready",…}, with the endpoints that are
 /// really bound. SIGTERM and SIGINT drain: nothing new is handled, what runs is finished within
 /// limits.drain_ms, and the last line is {"event":"stopped",…} with how each accepted message
-/// ended; the exit code is 0. A second signal exits at once, with code 143 or 130.
+/// ended, and how many had to hop to another shard; the exit code is 0. A second signal exits at
+/// once, with code 143 or 130.
 ///
 /// Options go before what the configuration file says.
 #[derive(clap::Args, Clone, Debug)]
