@@ -107,10 +107,11 @@ impl Tasks {
         self.is_any_ready.load(Ordering::Acquire) && self.is_any_ready.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether a task was woken and has not run since.
+    /// Whether a task was woken and has not run since. One that has ended may have left the flag
+    /// set, and nobody takes it while there is none.
     #[inline]
     pub(super) fn has_ready(&self) -> bool {
-        self.is_any_ready.load(Ordering::Acquire)
+        self.live() > 0 && self.is_any_ready.load(Ordering::Acquire)
     }
 
     /// Whether no task waits for anything but what `count` finds: it is asked how many wakers it
