@@ -274,7 +274,12 @@ impl Client {
     fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), SendError> {
         let bytes = message.order.payload.len();
         if !peer.credit().try_take(bytes) {
-            return Err(message.order.refuse(NotSent::Full));
+            // A shard that has stopped gives no credit back: nobody must wait for it.
+            let why = match peer.0.port.is_closed() {
+                true => NotSent::Closed,
+                false => NotSent::Full,
+            };
+            return Err(message.order.refuse(why));
         }
         let submitted = peer.0.port.try_send(Submission::Message(message));
         submitted.map_err(|refused| {

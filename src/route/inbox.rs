@@ -1,4 +1,10 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
@@ -7,18 +13,28 @@ use super::Doorbell;
 /// A bounded queue from any thread to one shard. Several inboxes of a shard share its doorbell.
 pub fn inbox<T>(capacity: usize, doorbell: &Arc<Doorbell>) -> (Port<T>, Inbox<T>) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
+    let is_closed = Arc::new(AtomicBool::new(false));
+    let port = Port {
+        sender,
+        rest: receiver.clone(),
+        is_closed: is_closed.clone(),
+        doorbell: doorbell.clone(),
+    };
     (
-        Port {
-            sender,
-            doorbell: doorbell.clone(),
+        port,
+        Inbox {
+            receiver,
+            is_closed,
         },
-        Inbox { receiver },
     )
 }
 
 /// The writing end of an inbox: cheap to clone, usable from any thread.
 pub struct Port<T> {
     sender: Sender<T>,
+    /// For what is sent while the inbox goes: somebody waits for its end.
+    rest: Receiver<T>,
+    is_closed: Arc<AtomicBool>,
     doorbell: Arc<Doorbell>,
 }
 
@@ -26,19 +42,41 @@ impl<T> Port<T> {
     /// Puts an item into the shard's inbox and wakes the shard if it is parked. Never blocks: an
     /// item that has no room, or no shard, comes back.
     pub fn try_send(&self, item: T) -> Result<(), Refused<T>> {
+        if self.is_closed() {
+            return Err(Refused::Closed(item));
+        }
         self.sender.try_send(item).map_err(|error| match error {
             TrySendError::Full(item) => Refused::Full(item),
             TrySendError::Disconnected(item) => Refused::Closed(item),
         })?;
-        self.doorbell.ring();
+        self.announce();
         Ok(())
     }
 
     /// As [`try_send`](Self::try_send), but waits for room. For threads that may block.
     pub fn send(&self, item: T) -> Result<(), T> {
+        if self.is_closed() {
+            return Err(item);
+        }
         self.sender.send(item).map_err(|error| error.into_inner())?;
-        self.doorbell.ring();
+        self.announce();
         Ok(())
+    }
+
+    /// Whether the shard has stopped.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Something was put into the inbox: the shard is told, or, if it stopped just then, what
+    /// nobody will read is dropped. Either this sees that the inbox is closed, or the inbox sees
+    /// what came as it closes: a fence stands between the two steps, on both sides.
+    fn announce(&self) {
+        self.doorbell.ring();
+        fence(Ordering::SeqCst);
+        if self.is_closed() {
+            drop_all(&self.rest);
+        }
     }
 }
 
@@ -46,6 +84,8 @@ impl<T> Clone for Port<T> {
     fn clone(&self) -> Self {
         Self {
             sender: self.sender.clone(),
+            rest: self.rest.clone(),
+            is_closed: self.is_closed.clone(),
             doorbell: self.doorbell.clone(),
         }
     }
@@ -68,9 +108,11 @@ pub enum Refused<T> {
     Closed(T),
 }
 
-/// The shard's end.
+/// The shard's end. Whatever is in it when it is dropped is dropped with it, though ports remain;
+/// the channel alone would keep it as long as they do, and who waits for it would wait for ever.
 pub struct Inbox<T> {
     receiver: Receiver<T>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl<T> Inbox<T> {
@@ -85,10 +127,65 @@ impl<T> Inbox<T> {
     }
 }
 
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        drop_all(&self.receiver);
+    }
+}
+
+fn drop_all<T>(receiver: &Receiver<T>) {
+    while receiver.try_recv().is_ok() {}
+}
+
 impl<T> fmt::Debug for Inbox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inbox")
             .field("queued", &self.receiver.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_an_inbox_goes_with_it_though_its_port_remains() {
+        let item = Arc::new(());
+        let (port, inbox) = inbox(2, &Arc::default());
+        port.try_send(item.clone()).unwrap();
+        drop(inbox);
+        assert_eq!(Arc::strong_count(&item), 1);
+        assert!(matches!(
+            port.try_send(item.clone()),
+            Err(Refused::Closed(_))
+        ));
+        assert!(port.send(item).is_err() && port.is_closed());
+    }
+
+    /// Threads that wait for room included.
+    #[test]
+    fn nothing_is_left_in_an_inbox_that_closes_under_its_writers() {
+        for _ in 0..200 {
+            let item = Arc::new(());
+            let (port, inbox) = inbox(1, &Arc::default());
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    let (port, item) = (port.clone(), item.clone());
+                    scope.spawn(move || while port.send(item.clone()).is_ok() {});
+                }
+                scope.spawn(|| {
+                    while inbox.pop().is_none() {
+                        thread::yield_now();
+                    }
+                    drop(inbox);
+                });
+            });
+            assert_eq!(Arc::strong_count(&item), 1);
+        }
     }
 }
