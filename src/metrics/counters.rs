@@ -33,6 +33,9 @@ pub struct Counters {
     pub hopped_in: u64,
     /// Times that another shard slept when this one had something for it, and was woken.
     pub shards_woken: u64,
+    /// Times that this shard was parked, or about to be, and another shard or a thread that is none
+    /// woke it. What sockets and timers wake is not counted.
+    pub woken: u64,
     /// Tasks spawned for handlers.
     pub spawned: u64,
     /// Spawned handlers that run now: a gauge.
@@ -109,6 +112,7 @@ impl AddAssign for Counters {
             hopped_out,
             hopped_in,
             shards_woken,
+            woken,
             spawned,
             spawned_now,
             blocking,
@@ -136,6 +140,7 @@ impl AddAssign for Counters {
         self.hopped_out += hopped_out;
         self.hopped_in += hopped_in;
         self.shards_woken += shards_woken;
+        self.woken += woken;
         self.spawned += spawned;
         self.spawned_now += spawned_now;
         self.blocking += blocking;

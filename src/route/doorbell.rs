@@ -75,10 +75,13 @@ impl Doorbell {
         fence(Ordering::SeqCst);
     }
 
-    /// The reader is awake. Its waker is dropped here, on its own thread.
-    pub fn leave(&self) {
+    /// The reader is awake. Its waker is dropped here, on its own thread. Says whether a writer has
+    /// woken it.
+    pub fn leave(&self) -> bool {
+        let was_woken = !self.parked.load(Ordering::Relaxed);
         self.parked.store(false, Ordering::Relaxed);
         drop(self.take());
+        was_woken
     }
 
     #[cfg(not(loom))]
@@ -194,8 +197,9 @@ mod tests {
         assert!(!doorbell.ring());
         doorbell.prepare_to_park(&waker);
         assert!(doorbell.ring() && !doorbell.ring());
+        assert!(doorbell.leave());
         doorbell.prepare_to_park(&waker);
-        doorbell.leave();
+        assert!(!doorbell.leave());
         assert!(!doorbell.ring());
         assert_eq!((count.0.load(Relaxed), doorbell.rings()), (1, 4));
     }

@@ -31,7 +31,7 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{Shard, Spawner};
+use super::{Core, Shard, Spawner};
 use crate::{config::Idle, engine::Engine, error::StartError};
 
 /// Memory that a process must be allowed to lock: glommio refuses to start below this.
@@ -218,7 +218,7 @@ impl Bell {
             let remaining = remaining.and_then(|it| Timespec::try_from(it).ok());
             shard.engine.wait(self.rung.descriptor.as_fd(), remaining);
         }
-        shard.core.doorbell.leave();
+        shard.core.leave_parking();
     }
 }
 
@@ -240,6 +240,12 @@ impl<E: Engine> Shard<E> {
                 let calls = core.side.caller.borrow().count_wakers(is_given)?;
                 Some(calls + core.timers.count_wakers(is_given))
             })
+    }
+}
+
+impl Core {
+    fn leave_parking(&mut self) {
+        self.recorder.counters.woken += u64::from(self.doorbell.leave());
     }
 }
 
@@ -277,7 +283,7 @@ impl Parking {
             }
         })
         .await;
-        shard.core.doorbell.leave();
+        shard.core.leave_parking();
     }
 
     fn arm<E: Engine>(&mut self, shard: &Shard<E>) {
