@@ -18,7 +18,7 @@ use games::{GAMES, Game};
 use side::{Progress, Side};
 
 /// In all; `CORELANE_RACES` runs more.
-const RACES: u64 = 100_000;
+const RACES: u64 = 20_000;
 const SEED: u64 = 1;
 /// Of a hundred races, how many must have come to a sleep at least: with fewer, the test would show
 /// little. On one CPU nearly all do.
