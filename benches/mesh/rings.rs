@@ -28,8 +28,9 @@ pub(crate) struct Rings {
     pub(crate) million_per_s: f64,
 }
 
-/// What crosses. Its reader reads all of it, and writes.
+/// What crosses: a line of the cache, as a parcel is two. Its reader reads all of it, and writes.
 #[derive(Default)]
+#[repr(align(64))]
 struct Item([u64; 8]);
 
 impl Item {

@@ -320,11 +320,10 @@ impl Core {
         &mut self,
         now: Instant,
         home: usize,
-        mut parcel: Box<Parcel>,
+        parcel: Box<Parcel>,
         end: TaskEnd,
     ) -> Option<FinishedTask> {
-        parcel.answer_task(&end);
-        match self.crossing.give_back(home, parcel) {
+        match self.crossing.answer_task(home, parcel, &end) {
             Ok(()) => {
                 self.retire_task(now, end);
                 None

@@ -13,7 +13,7 @@ use quanta::Instant;
 
 use super::{
     Core,
-    crossing::Parcel,
+    parcel::Parcel,
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
 };
 use crate::{
@@ -209,12 +209,11 @@ impl Core {
         mut parcel: Box<Parcel>,
         mut call: Box<BlockingCall>,
     ) -> Option<Box<Parcel>> {
-        let header = call.header;
         if let Some(port) = &mut self.blocking
             && port.has_room()
         {
-            let read = parcel.read();
-            parcel.lend(|message| call.take_payload(message));
+            let read = parcel.read;
+            call.take_payload(&mut parcel.message(&mut false));
             let origin = Origin::There { home, parcel };
             parcel = match port.submit(origin, read, call) {
                 Err(Origin::There { parcel, .. }) => parcel,
@@ -224,7 +223,7 @@ impl Core {
                 }
             };
         }
-        self.refuse(parcel.answer(), &header, Reason::Overloaded, POOL_IS_FULL);
+        self.refuse_parcel(&mut parcel, Reason::Overloaded, POOL_IS_FULL);
         Some(parcel)
     }
 

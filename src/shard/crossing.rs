@@ -15,31 +15,17 @@ use quanta::Instant;
 
 use super::{
     Core, Phase, Shard,
-    tasks::{Origin, Ran, TaskEnd},
+    parcel::{self, Parcel},
+    tasks::{Origin, TaskEnd},
 };
 use crate::{
     engine::{ConnectionId, Engine},
-    handler::{Arrival, Dispatch, Lent, Spawning},
+    handler::{Arrival, Dispatch, Lent},
     route::{Mesh, Published},
-    wire::{ATTACHED_BYTES_MIN, Header, Kind, Outbox, Promise, Reason, Received},
+    wire::{Header, Kind, Outbox, Reason, Received},
 };
 
-/// A message on its way to another shard and back.
-#[derive(Debug)]
-pub struct Parcel {
-    header: Header,
-    /// Where it came in, at home.
-    connection: ConnectionId,
-    /// The place that its answer has; none is due to a one-way message.
-    promise: Option<Promise>,
-    read: Instant,
-    deadline: Option<Instant>,
-    message: Vec<u8>,
-    payload: Range<usize>,
-    answer: Outbox,
-    /// The index of the handler that ran.
-    handler: Option<usize>,
-}
+const STOPPING: &str = "this process is stopping";
 
 /// What a home knows of its parcels.
 #[derive(Debug)]
@@ -54,6 +40,8 @@ pub(super) struct Crossing {
     #[expect(clippy::vec_box, reason = "the box is what crosses")]
     spare: Vec<Box<Parcel>>,
     spare_max: usize,
+    /// Where the answer to what runs for another shard is written.
+    answer: Outbox,
     /// What was just taken from a ring; kept for its memory.
     #[expect(clippy::vec_box, reason = "the box is what crosses")]
     taken: Vec<Box<Parcel>>,
@@ -81,6 +69,7 @@ impl Crossing {
             bytes: 0,
             bytes_max,
             spare: Vec::new(),
+            answer: Outbox::new(1, usize::MAX),
             taken: Vec::new(),
             first: 0,
         }
@@ -94,34 +83,21 @@ impl Crossing {
     }
 
     fn pack(&mut self, header: Header, connection: ConnectionId, read: Instant) -> Box<Parcel> {
-        let Some(mut parcel) = self.spare.pop() else {
-            return Box::new(Parcel {
-                header,
-                connection,
-                promise: None,
-                read,
-                deadline: None,
-                message: Vec::new(),
-                payload: 0..0,
-                answer: Outbox::new(1, usize::MAX),
-                handler: None,
-            });
-        };
-        parcel.header = header;
-        parcel.connection = connection;
-        parcel.read = read;
-        parcel.handler = None;
-        parcel
+        match self.spare.pop() {
+            Some(mut parcel) => {
+                parcel.header = header;
+                parcel.connection = connection;
+                parcel.read = read;
+                parcel
+            }
+            None => Box::new(Parcel::new(header, connection, read)),
+        }
     }
 
-    /// A parcel that has come home and is empty.
+    /// A parcel that has come home and is done with.
     fn keep(&mut self, mut parcel: Box<Parcel>) {
-        self.bytes -= parcel.payload.len();
-        parcel.payload = 0..0;
-        parcel.answer.clear();
-        let is_large =
-            parcel.message.capacity().max(parcel.answer.capacity()) > 2 * ATTACHED_BYTES_MIN;
-        if !is_large && self.spare.len() < self.spare_max {
+        self.bytes -= parcel.payload_bytes();
+        if parcel.empty() && self.spare.len() < self.spare_max {
             self.spare.push(parcel);
         }
     }
@@ -130,13 +106,15 @@ impl Crossing {
         self.mesh.publish()
     }
 
-    /// Whether a task's answer can go home now; else the parcel comes back.
-    pub(super) fn give_back(
+    /// Sends a task's answer home, or gives the parcel back: there is no room now.
+    pub(super) fn answer_task(
         &mut self,
-        shard: usize,
-        parcel: Box<Parcel>,
+        home: usize,
+        mut parcel: Box<Parcel>,
+        end: &TaskEnd,
     ) -> Result<(), Box<Parcel>> {
-        self.mesh.give_back(shard, parcel)
+        parcel.answer_task(end, &mut self.answer);
+        self.mesh.give_back(home, parcel)
     }
 
     pub(super) fn may_park(&mut self) -> bool {
@@ -154,45 +132,6 @@ impl Crossing {
     /// Messages that had no room anywhere.
     pub(super) fn held(&self) -> usize {
         self.held
-    }
-}
-
-impl Parcel {
-    /// Takes in the payload.
-    fn fill(&mut self, message: &mut Received<'_>) {
-        if message.payload_bytes() >= ATTACHED_BYTES_MIN {
-            (self.message, self.payload) = message.take_buffer();
-        } else {
-            self.message.clear();
-            self.message.extend_from_slice(message.payload());
-            self.payload = 0..self.message.len();
-        }
-    }
-
-    /// When it was read, at home.
-    pub(super) fn read(&self) -> Instant {
-        self.read
-    }
-
-    pub(super) fn answer(&mut self) -> &mut Outbox {
-        &mut self.answer
-    }
-
-    /// The message, as it was received.
-    pub(super) fn lend(&mut self, use_it: impl FnOnce(&mut Received<'_>)) {
-        let mut is_taken = false;
-        let (message, payload) = (&mut self.message, self.payload.clone());
-        use_it(&mut Received::within(message, 0..0, payload, &mut is_taken));
-    }
-
-    /// Takes the answer of the task that was made for it, unless it has that already.
-    pub(super) fn answer_task(&mut self, end: &TaskEnd) {
-        // One that did not run has no time of its own.
-        self.handler = (end.ran != Ran::Nowhere).then_some(end.handler);
-        if self.answer.is_empty() {
-            let answered = Spawning::answer(&end.header, &end.result, &mut self.answer);
-            debug_assert!(answered.is_ok(), "a parcel has room for its answer");
-        }
     }
 }
 
@@ -218,7 +157,7 @@ impl Core {
         parcel.deadline = deadline;
         parcel.promise = (header.kind != Kind::OneWay).then(|| outbox.promise());
         parcel.fill(message);
-        self.crossing.bytes += parcel.payload.len();
+        self.crossing.bytes += parcel.payload_bytes();
         if is_full {
             outbox.hold();
             self.crossing.held += 1;
@@ -240,9 +179,12 @@ impl Core {
         let most = self.options.turn_messages_max;
         let mut taken = std::mem::take(&mut self.crossing.taken);
         let count = self.crossing.mesh.take_asked(home, most, &mut taken);
-        for parcel in taken.drain(..) {
+        let mut parcels = taken.drain(..);
+        while let Some(parcel) = parcels.next() {
+            parcel::fetch_ahead(parcels.as_slice());
             self.run_arrived(now, home, parcel);
         }
+        drop(parcels);
         self.crossing.taken = taken;
         count
     }
@@ -252,8 +194,7 @@ impl Core {
         self.recorder.counters.hopped_in += 1;
         let header = parcel.header;
         if !matches!(self.phase, Phase::Running) {
-            let text = "this process is stopping";
-            self.refuse(&mut parcel.answer, &header, Reason::Draining, text);
+            self.refuse_parcel(&mut parcel, Reason::Draining, STOPPING);
             return self.send_home(home, parcel);
         }
         let began = self.read_time(now);
@@ -264,23 +205,18 @@ impl Core {
             may_spawn: self.tasks.has_room(),
             reply_bytes_max: self.options.message_bytes_max,
         };
-        let Parcel {
-            deadline,
-            message,
-            payload,
-            answer,
-            ..
-        } = &mut *parcel;
+        let deadline = parcel.deadline;
         let mut is_taken = false;
         let arrival = Arrival {
             header,
-            message: &mut Received::within(message, 0..0, payload.clone(), &mut is_taken),
-            outbox: answer,
-            deadline: *deadline,
+            message: &mut parcel.message(&mut is_taken),
+            outbox: &mut self.crossing.answer,
+            deadline,
             now: began,
         };
         let dispatch = self.registry.dispatch(arrival, lent);
-        parcel.handler = match dispatch {
+        parcel.take_answer(&mut self.crossing.answer);
+        let handler = match dispatch {
             Dispatch::Handled(handler) => {
                 self.recorder.counters.handled += 1;
                 Some(handler)
@@ -299,9 +235,10 @@ impl Core {
                 Some(refused) => return self.send_home(home, refused),
                 None => return,
             },
-            Dispatch::NoRoom => unreachable!("a parcel has room for its answer"),
+            Dispatch::NoRoom => unreachable!("there is room for one answer"),
         };
-        if let Some(handler) = parcel.handler {
+        parcel.set_handler(handler);
+        if let Some(handler) = handler {
             // Its reply is written at home.
             self.record_inline(handler, began, Kind::OneWay);
         }
@@ -319,8 +256,8 @@ impl Core {
     /// What was sent over has come back.
     fn on_back(&mut self, now: Instant, mut parcel: Box<Parcel>, outbox: Option<&mut Outbox>) {
         if let Some(promise) = parcel.promise.take() {
-            if outbox.is_some_and(|outbox| outbox.keep(promise, &mut parcel.answer)) {
-                if let Some(handler) = parcel.handler {
+            if outbox.is_some_and(|outbox| parcel.deliver(promise, outbox)) {
+                if let Some(handler) = parcel.handler() {
                     self.replied.push((handler, parcel.read));
                 }
                 self.linger(now);
@@ -377,10 +314,13 @@ impl<E: Engine> Shard<E> {
         let mut taken = std::mem::take(&mut crossing.taken);
         let count = crossing.mesh.take_back(shard, &mut taken);
         crossing.routes[shard].away -= count;
-        for parcel in taken.drain(..) {
+        let mut parcels = taken.drain(..);
+        while let Some(parcel) = parcels.next() {
+            parcel::fetch_ahead(parcels.as_slice());
             let outbox = self.engine.outbox(parcel.connection);
             self.core.on_back(now, parcel, outbox);
         }
+        drop(parcels);
         self.core.crossing.taken = taken;
         count
     }
@@ -415,10 +355,15 @@ impl<E: Engine> Shard<E> {
 impl Core {
     /// The shard that it was for has ended.
     fn turn_back(&mut self, now: Instant, mut parcel: Box<Parcel>, outbox: Option<&mut Outbox>) {
-        let header = parcel.header;
-        let text = "this process is stopping";
-        self.refuse(&mut parcel.answer, &header, Reason::Draining, text);
+        self.refuse_parcel(&mut parcel, Reason::Draining, STOPPING);
         self.on_back(now, parcel, outbox);
+    }
+
+    /// Refuses a message that has crossed, or was to.
+    pub(super) fn refuse_parcel(&mut self, parcel: &mut Parcel, reason: Reason, text: &str) {
+        let mut answer = Outbox::new(1, usize::MAX);
+        self.refuse(&mut answer, &parcel.header, reason, text);
+        parcel.take_answer(&mut answer);
     }
 
     /// Lets the other shards have what this one has for them.

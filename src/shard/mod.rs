@@ -12,6 +12,7 @@ mod command;
 mod commands;
 mod crossing;
 mod meeting;
+mod parcel;
 mod park;
 mod tasks;
 mod turn;
@@ -25,7 +26,7 @@ use uuid::Uuid;
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingWorker},
     command::{Command, Drained, Guest, LocalFuture},
-    crossing::Parcel,
+    parcel::Parcel,
     park::{MEMLOCK_BYTES_MIN, are_possible, check_io_uring, descriptors_needed, run, spawner},
     tasks::Spawner,
     turn::Turn,

@@ -19,7 +19,7 @@ use futures_lite::FutureExt;
 use quanta::Instant;
 use slab::Slab;
 
-use super::{command::LocalFuture, crossing::Parcel};
+use super::{command::LocalFuture, parcel::Parcel};
 use crate::{
     engine::ConnectionId,
     handler::{Failure, Spawning},

@@ -1,6 +1,6 @@
 //! Answers that come from another shard, and the connections that wait for room there.
 
-use super::Outbox;
+use super::{Kind, Outbox};
 
 /// That an answer will come for a message that was read, from elsewhere: its place in the outbox is
 /// kept. Good for as long as the connection lives that the message came in on.
@@ -27,6 +27,34 @@ impl Outbox {
         let moved = answer.waiting;
         self.copy_from(answer);
         self.take_count_of(answer, moved);
+        true
+    }
+
+    /// As [`keep`](Self::keep), for an answer that was framed by
+    /// [`move_frames`](Self::move_frames).
+    #[inline]
+    pub fn keep_framed(&mut self, promise: Promise, frames: &[u8]) -> bool {
+        if promise.epoch != self.epoch {
+            return false;
+        }
+        self.promised -= 1;
+        self.compact();
+        self.buffer.extend_from_slice(frames);
+        self.count(Kind::Response);
+        true
+    }
+
+    /// Moves the one answer that waits here, as it will leave, into a buffer, whatever stood there.
+    /// False, and nothing is moved, if its payload is not in one piece with it.
+    #[inline]
+    pub fn move_frames(&mut self, into: &mut Vec<u8>) -> bool {
+        debug_assert!(self.messages() == 1 && self.waiting.one_way == 0);
+        let Some(frames) = self.contiguous() else {
+            return false;
+        };
+        into.clear();
+        into.extend_from_slice(frames);
+        self.empty();
         true
     }
 

@@ -1,0 +1,163 @@
+//! What crosses from shard to shard.
+
+use std::hint::black_box;
+
+use quanta::Instant;
+
+use super::tasks::{Ran, TaskEnd};
+use crate::{
+    engine::ConnectionId,
+    handler::Spawning,
+    wire::{ATTACHED_BYTES_MIN, Header, Outbox, Promise, Received},
+};
+
+/// Kept with a parcel that is used again; a larger buffer is given back to the system.
+const KEPT_BYTES_MAX: usize = 2 * ATTACHED_BYTES_MIN;
+/// Instead of a handler's index.
+const NONE: u32 = u32::MAX;
+
+/// A message on its way to another shard and back.
+///
+/// Two lines of the cache, for each line that one CPU has written and another reads costs both of
+/// them; and the answer comes back in the buffer that the message went in.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Parcel {
+    pub(super) header: Header,
+    /// Where it came in, at home.
+    pub(super) connection: ConnectionId,
+    /// The place that its answer has; none is due to a one-way message.
+    pub(super) promise: Option<Promise>,
+    /// When it was read, at home.
+    pub(super) read: Instant,
+    pub(super) deadline: Option<Instant>,
+    /// The message; later the answer, framed.
+    buffer: Vec<u8>,
+    payload_at: u32,
+    payload_bytes: u32,
+    /// The index of the one that ran.
+    handler: u32,
+    is_answered: bool,
+    /// An answer whose payload leaves from where it is.
+    large: Option<Box<Outbox>>,
+}
+
+impl Parcel {
+    pub(super) fn new(header: Header, connection: ConnectionId, read: Instant) -> Self {
+        Self {
+            header,
+            connection,
+            promise: None,
+            read,
+            deadline: None,
+            buffer: Vec::new(),
+            payload_at: 0,
+            payload_bytes: 0,
+            handler: NONE,
+            is_answered: false,
+            large: None,
+        }
+    }
+
+    /// Takes in the payload: a large one with the buffer that it stands in.
+    pub(super) fn fill(&mut self, message: &mut Received<'_>) {
+        let bytes = message.payload_bytes();
+        let at = if bytes >= ATTACHED_BYTES_MIN {
+            let (buffer, place) = message.take_buffer();
+            self.buffer = buffer;
+            place.start
+        } else {
+            self.buffer.clear();
+            self.buffer.extend_from_slice(message.payload());
+            0
+        };
+        // `limits.message_bytes_max` is below.
+        self.payload_at = at as u32;
+        self.payload_bytes = bytes as u32;
+    }
+
+    /// Bytes of the payload that it was filled with.
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.payload_bytes as usize
+    }
+
+    /// The message, as it was received.
+    pub(super) fn message<'a>(&'a mut self, is_taken: &'a mut bool) -> Received<'a> {
+        let at = self.payload_at as usize;
+        let payload = at..at + self.payload_bytes();
+        Received::within(&mut self.buffer, 0..0, payload, is_taken)
+    }
+
+    /// This handler has run.
+    pub(super) fn set_handler(&mut self, handler: Option<usize>) {
+        self.handler = handler.map_or(NONE, |index| index as u32);
+    }
+
+    pub(super) fn handler(&self) -> Option<usize> {
+        (self.handler != NONE).then_some(self.handler as usize)
+    }
+
+    /// Takes the answer that was written, if any; the outbox is empty afterwards.
+    pub(super) fn take_answer(&mut self, answer: &mut Outbox) {
+        if answer.is_empty() {
+            return;
+        }
+        self.is_answered = true;
+        if !answer.move_frames(&mut self.buffer) {
+            let emptied = Outbox::new(1, usize::MAX);
+            self.large = Some(Box::new(std::mem::replace(answer, emptied)));
+        }
+    }
+
+    /// Takes the answer of the task that was made for it, unless it has that already.
+    pub(super) fn answer_task(&mut self, end: &TaskEnd, scratch: &mut Outbox) {
+        // One that did not run has no time of its own.
+        self.set_handler((end.ran != Ran::Nowhere).then_some(end.handler));
+        if !self.is_answered {
+            let answered = Spawning::answer(&end.header, &end.result, scratch);
+            debug_assert!(answered.is_ok(), "there is room for one answer");
+            self.take_answer(scratch);
+        }
+    }
+
+    /// Moves the answer to where its place was kept. False if that is gone.
+    pub(super) fn deliver(&mut self, promise: Promise, outbox: &mut Outbox) -> bool {
+        match &mut self.large {
+            Some(large) => outbox.keep(promise, large),
+            None => outbox.keep_framed(promise, &self.buffer),
+        }
+    }
+
+    /// Empties it, to be used again, if it is worth that.
+    pub(super) fn empty(&mut self) -> bool {
+        self.payload_bytes = 0;
+        self.is_answered = false;
+        self.large = None;
+        self.buffer.capacity() <= KEPT_BYTES_MAX
+    }
+}
+
+/// Has the cache fetch what comes next while this is being dealt with: those that wait were written
+/// by another CPU.
+#[inline]
+#[expect(clippy::vec_box, reason = "the box is what crosses")]
+pub(super) fn fetch_ahead(waiting: &[Box<Parcel>]) {
+    if let Some(later) = waiting.get(2) {
+        black_box(later.header.kind);
+        black_box(later.is_answered);
+    }
+    if let Some(next) = waiting.get(1) {
+        black_box(next.buffer.first());
+        black_box(next.buffer.get(64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parcel_takes_two_lines() {
+        assert_eq!((size_of::<Parcel>(), align_of::<Parcel>()), (128, 64));
+    }
+}
