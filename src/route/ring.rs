@@ -74,18 +74,24 @@ impl<T> Writer<T> {
     /// Lets the reader have what is staged. Says whether that was anything.
     #[inline]
     pub(super) fn publish(&mut self) -> bool {
-        if self.staged.is_empty() {
-            return false;
+        match self.staged.len() {
+            0 => return false,
+            // Most often; a chunk is made for many.
+            1 => {
+                let pushed = self.producer.push(self.staged.pop());
+                debug_assert!(pushed.is_ok(), "a place was free for it");
+            }
+            many => self.publish_many(many),
         }
-        // Most often it is one; a chunk is made for many.
-        if self.staged.len() == 1 {
-            let pushed = self.producer.push(self.staged.pop());
-            debug_assert!(pushed.is_ok(), "a place was free for it");
-        } else if let Ok(chunk) = self.producer.write_chunk_uninit(self.staged.len()) {
+        true
+    }
+
+    #[inline(never)]
+    fn publish_many(&mut self, many: usize) {
+        if let Ok(chunk) = self.producer.write_chunk_uninit(many) {
             chunk.fill_from_iter(self.staged.drain(..).map(Some));
         }
         debug_assert!(self.staged.is_empty(), "a place was free for each");
-        true
     }
 
     /// The last look before sleeping until there is room: false if there is some now. Afterwards
@@ -121,11 +127,20 @@ impl<T> Reader<T> {
     /// Moves so many items, of those that may be taken, into `into`, in their order.
     #[inline]
     pub(super) fn take(&mut self, count: usize, into: &mut Vec<Box<T>>) {
-        if count == 1 {
-            into.extend(self.consumer.pop().ok().flatten());
-        } else if count > 0
-            && let Ok(chunk) = self.consumer.read_chunk(count)
-        {
+        match count {
+            0 => {}
+            1 => {
+                if let Ok(Some(item)) = self.consumer.pop() {
+                    into.push(item);
+                }
+            }
+            many => self.take_many(many, into),
+        }
+    }
+
+    #[inline(never)]
+    fn take_many(&mut self, many: usize, into: &mut Vec<Box<T>>) {
+        if let Ok(chunk) = self.consumer.read_chunk(many) {
             into.extend(chunk.into_iter().flatten());
         }
     }
