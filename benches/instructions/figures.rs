@@ -1,6 +1,11 @@
 //! The recorded figures, and how the measured ones are judged by them.
 
-use std::{collections::BTreeMap, fmt::Write, fs, io, process::Command};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    fs, io,
+    process::Command,
+};
 
 use serde::Deserialize;
 
@@ -35,6 +40,8 @@ pub(crate) struct MadeBy {
     /// Its minor version, such as `1.93`.
     pub(crate) rustc: String,
     pub(crate) architecture: String,
+    /// Vendor and family: the C library copies and compares by what the processor can do.
+    pub(crate) cpu: String,
 }
 
 impl MadeBy {
@@ -49,8 +56,31 @@ impl MadeBy {
         Ok(Self {
             rustc: minor.to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
+            cpu: cpu(),
         })
     }
+}
+
+impl fmt::Display for MadeBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "rustc {}, {}, {}",
+            self.rustc, self.architecture, self.cpu
+        )
+    }
+}
+
+/// Empty where the kernel does not say, as on ARM.
+fn cpu() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let mut lines = cpuinfo.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name));
+        value.map_or("", |value| value.trim_start_matches([' ', '\t', ':']))
+    };
+    let cpu = format!("{} {}", field("vendor_id"), field("cpu family"));
+    cpu.trim().to_owned()
 }
 
 impl Recorded {
@@ -71,9 +101,11 @@ impl Recorded {
         let MadeBy {
             rustc,
             architecture,
+            cpu,
         } = &self.made_by;
         let mut text = format!(
-            "{HEAD}rustc = \"{rustc}\"\narchitecture = \"{architecture}\"\n\n[instructions]\n"
+            "{HEAD}rustc = \"{rustc}\"\narchitecture = \"{architecture}\"\ncpu = \"{cpu}\"\n\n\
+             [instructions]\n"
         );
         for (name, figure) in in_order(&self.instructions) {
             let _ = writeln!(text, "{name} = {figure:.1}");

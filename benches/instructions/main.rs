@@ -5,7 +5,7 @@
 //! process each, with fewer and with more messages, and divides the difference, so that start and
 //! warm-up cancel. It compares with `recorded.toml` beside this file, and fails if a figure has
 //! grown by more than 5%; `-- --record` writes the figures there instead. Figures of another
-//! architecture or of another minor version of rustc are not compared.
+//! architecture, family of processors or minor version of rustc are not compared.
 //!
 //! Without valgrind it says so and ends well, unless it is given `-- --require`. What it always
 //! does is run each workload here and see that all its messages were done.
@@ -104,10 +104,7 @@ fn measure(args: &Args) -> Result<(), String> {
         measured.insert(workload.name.to_owned(), figure);
     }
     let made_by = MadeBy::here()?;
-    println!(
-        "{version}, rustc {}, {}",
-        made_by.rustc, made_by.architecture
-    );
+    println!("{version}, {made_by}");
     let mut findings = figures::unscaled(&measured);
     match args.is_recording {
         true => record(made_by, measured)?,
@@ -142,10 +139,7 @@ fn compare(made_by: &MadeBy, measured: &Figures) -> Result<Vec<String>, String> 
     let recorded = Recorded::read()?.ok_or("nothing is recorded yet: --record")?;
     if recorded.made_by != *made_by {
         print!("{}", figures::table(None, measured));
-        println!(
-            "NOT COMPARED: recorded with rustc {} on {}",
-            recorded.made_by.rustc, recorded.made_by.architecture
-        );
+        println!("NOT COMPARED: recorded with {}", recorded.made_by);
         return Ok(Vec::new());
     }
     let recorded = recorded.instructions;

@@ -99,7 +99,12 @@ fn measure_rings(args: &Args, cpus: &[usize], span: Duration) -> Vec<Row> {
             raw_rate.clone(),
         ),
         Row::new(
-            "hops in batches, 64 bytes each, million/s",
+            "hops in batches, there and back, million/s",
+            figures(|it| it.unread_million_per_s),
+        )
+        .over(&raw_rate),
+        Row::new(
+            "the same, 64 bytes of each read and written at both ends, million/s",
             figures(|it| it.million_per_s),
         )
         .over(&raw_rate),

@@ -18,7 +18,7 @@ use corelane::{
 };
 
 /// Calls under way of each busy shard.
-pub(crate) const DEPTH: usize = 64;
+pub(crate) const DEPTH: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A variant.

@@ -140,7 +140,6 @@ impl Parcel {
 /// Has the cache fetch what comes next while this is being dealt with: those that wait were written
 /// by another CPU.
 #[inline]
-#[expect(clippy::vec_box, reason = "the box is what crosses")]
 pub(super) fn fetch_ahead(waiting: &[Box<Parcel>]) {
     if let Some(later) = waiting.get(2) {
         black_box(later.header.kind);
