@@ -1,32 +1,20 @@
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering, fence},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::Doorbell;
+use super::{Doorbell, closing::Closing};
 
 /// A bounded queue from any thread to one shard. Several inboxes of a shard share its doorbell.
 pub fn inbox<T>(capacity: usize, doorbell: &Arc<Doorbell>) -> (Port<T>, Inbox<T>) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
-    let is_closed = Arc::new(AtomicBool::new(false));
+    let closing = Arc::new(Closing::new());
     let port = Port {
         sender,
         rest: receiver.clone(),
-        is_closed: is_closed.clone(),
+        closing: closing.clone(),
         doorbell: doorbell.clone(),
     };
-    (
-        port,
-        Inbox {
-            receiver,
-            is_closed,
-        },
-    )
+    (port, Inbox { receiver, closing })
 }
 
 /// The writing end of an inbox: cheap to clone, usable from any thread.
@@ -34,7 +22,7 @@ pub struct Port<T> {
     sender: Sender<T>,
     /// For what is sent while the inbox goes: somebody waits for its end.
     rest: Receiver<T>,
-    is_closed: Arc<AtomicBool>,
+    closing: Arc<Closing>,
     doorbell: Arc<Doorbell>,
 }
 
@@ -65,16 +53,14 @@ impl<T> Port<T> {
 
     /// Whether the shard has stopped.
     pub fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Relaxed)
+        self.closing.is_closed()
     }
 
     /// Something was put into the inbox: the shard is told, or, if it stopped just then, what
-    /// nobody will read is dropped. Either this sees that the inbox is closed, or the inbox sees
-    /// what came as it closes: a fence stands between the two steps, on both sides.
+    /// nobody will read is dropped.
     fn announce(&self) {
         self.doorbell.ring();
-        fence(Ordering::SeqCst);
-        if self.is_closed() {
+        if self.closing.has_closed() {
             drop_all(&self.rest);
         }
     }
@@ -85,7 +71,7 @@ impl<T> Clone for Port<T> {
         Self {
             sender: self.sender.clone(),
             rest: self.rest.clone(),
-            is_closed: self.is_closed.clone(),
+            closing: self.closing.clone(),
             doorbell: self.doorbell.clone(),
         }
     }
@@ -112,7 +98,7 @@ pub enum Refused<T> {
 /// the channel alone would keep it as long as they do, and who waits for it would wait for ever.
 pub struct Inbox<T> {
     receiver: Receiver<T>,
-    is_closed: Arc<AtomicBool>,
+    closing: Arc<Closing>,
 }
 
 impl<T> Inbox<T> {
@@ -129,8 +115,7 @@ impl<T> Inbox<T> {
 
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
-        self.is_closed.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.closing.close();
         drop_all(&self.receiver);
     }
 }

@@ -2,6 +2,7 @@
 //! bounded [`Inbox`]; and a [`Doorbell`] that wakes the shard when it is parked and costs nearly
 //! nothing when it is not. Nothing here knows what it carries.
 
+mod closing;
 mod doorbell;
 mod inbox;
 mod mesh;

@@ -321,7 +321,7 @@ fn numa_balancing_matters_where_there_are_nodes() {
 fn congestion_control_is_left_where_it_can_be() {
     let name = "congestion-control";
     let bbr = |facts: &mut Facts| facts.congestion_control = Some("bbr".to_owned());
-    assert_fine(name, "the native engine leaves", bbr);
+    assert_fine(name, "the native engine takes cubic", bbr);
     let libzmq = Intent {
         is_native: false,
         ..INTENT
