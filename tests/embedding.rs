@@ -3,6 +3,8 @@
 
 #[path = "embedding/blocking.rs"]
 mod blocking;
+#[path = "embedding/cancelling.rs"]
+mod cancelling;
 #[path = "embedding/failures.rs"]
 mod failures;
 #[path = "embedding/requests.rs"]
@@ -72,6 +74,9 @@ macro_rules! suite {
                     a_blocking_handler_calls_another
                     a_drain_waits_for_the_pool
                     a_drain_that_runs_out_leaves_the_rest_alone;
+                cancelling:
+                    a_dropped_call_stops_its_handler
+                    a_handler_is_stopped_at_its_deadline;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

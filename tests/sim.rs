@@ -1,11 +1,13 @@
 //! Whole shards on the `sim` engine, in one thread, under a virtual clock: seeded scenarios of
-//! requests, confirmed and one-way messages, with delays, cuts, small limits, slow handlers and
-//! drains, and after each of them what `semantics.md` promises.
+//! requests, confirmed and one-way messages, with delays, cuts, small limits, slow handlers,
+//! cancelled calls and drains, and after each of them what `semantics.md` promises.
 //!
 //! `CORELANE_SEEDS=100000` runs more seeds; `CORELANE_SEED=17` runs one, and prints its trace.
 
 #[path = "sim/blocking.rs"]
 mod blocking;
+#[path = "sim/cancelling.rs"]
+mod cancelling;
 #[path = "sim/check.rs"]
 mod check;
 #[path = "sim/handlers.rs"]
@@ -36,11 +38,12 @@ fn every_call_ends_once_and_every_message_is_accounted_for() {
         return;
     }
     let mut ends = [0; load::ENDS.len()];
-    let mut crossed = 0;
+    let (mut crossed, mut stopped) = (0, 0);
     for seed in 0..number("CORELANE_SEEDS").unwrap_or(SEEDS) {
         let trace = run(seed);
         let hops = trace.last().expect("the counters are its last line");
         crossed += usize::from(!hops.contains("hopped_in: 0"));
+        stopped += usize::from(!hops.contains("stopped: 0"));
         for (count, end) in ends.iter_mut().zip(load::ENDS) {
             *count += trace.iter().filter(|line| line.ends_with(end)).count();
         }
@@ -48,6 +51,10 @@ fn every_call_ends_once_and_every_message_is_accounted_for() {
     assert!(
         crossed >= 25,
         "messages crossed shards in only {crossed} seeds"
+    );
+    assert!(
+        stopped >= 25,
+        "handlers were stopped in only {stopped} seeds"
     );
     // Seeds that hardly ever come to one of them would prove nothing about it.
     for (count, end) in ends.iter().zip(load::ENDS) {

@@ -1,7 +1,7 @@
 //! How a shard's own tasks hear of their calls: a slot each, used again, and no channel.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::Future,
     pin::Pin,
     rc::Rc,
@@ -14,7 +14,15 @@ use super::call::Outcome;
 
 /// The calls of a shard's own tasks that are not yet told of their outcome.
 #[derive(Debug, Default)]
-pub(super) struct Answers(RefCell<Slab<Slot>>);
+pub(super) struct Answers {
+    slots: RefCell<Slab<Slot>>,
+    /// The correlations of calls under way that nobody waits for any more. No more than there are
+    /// calls: each comes here once, and the reactor takes it.
+    abandoned: RefCell<Vec<u64>>,
+    /// To be woken when there is something for it to do, if it is parked.
+    reactor: RefCell<Option<Waker>>,
+    is_reactor_parked: Cell<bool>,
+}
 
 #[derive(Debug)]
 enum Slot {
@@ -28,19 +36,50 @@ enum Slot {
 impl Answers {
     /// A place for an outcome, and whoever is to wait for it.
     pub(super) fn open(answers: &Rc<Self>) -> (usize, LocalAnswer) {
-        let slot = answers.0.borrow_mut().insert(Slot::Awaited(None));
+        let slot = answers.slots.borrow_mut().insert(Slot::Awaited(None));
         let answers = answers.clone();
-        (slot, LocalAnswer { answers, slot })
+        let answer = LocalAnswer {
+            answers,
+            slot,
+            correlation: 0,
+        };
+        (slot, answer)
+    }
+
+    /// Whom to wake when there is something to do.
+    pub(super) fn register(&self, reactor: &Waker) {
+        *self.reactor.borrow_mut() = Some(reactor.clone());
+        self.is_reactor_parked.set(true);
+    }
+
+    #[inline]
+    pub(super) fn wake_reactor(&self) {
+        if self.is_reactor_parked.replace(false)
+            && let Some(reactor) = self.reactor.borrow_mut().take()
+        {
+            reactor.wake();
+        }
+    }
+
+    /// Whether nobody waits any more for some call that is under way.
+    #[inline]
+    pub(super) fn has_abandoned(&self) -> bool {
+        !self.abandoned.borrow().is_empty()
+    }
+
+    /// The correlation of such a call.
+    pub(super) fn pop_abandoned(&self) -> Option<u64> {
+        self.abandoned.borrow_mut().pop()
     }
 
     /// Calls that are not yet told of their outcome.
     pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.slots.borrow().len()
     }
 
     /// How many wakers it holds of which this is true.
     pub(super) fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> usize {
-        let slots = self.0.borrow();
+        let slots = self.slots.borrow();
         let wakers = slots.iter().filter_map(|(_, slot)| match slot {
             Slot::Awaited(waker) => waker.as_ref(),
             Slot::Forgotten | Slot::Here(_) => None,
@@ -50,7 +89,7 @@ impl Answers {
 
     /// The outcome has come.
     pub(super) fn give(&self, slot: usize, outcome: Outcome) {
-        let mut slots = self.0.borrow_mut();
+        let mut slots = self.slots.borrow_mut();
         match slots.get_mut(slot) {
             Some(place @ Slot::Awaited(_)) => {
                 let awaited = std::mem::replace(place, Slot::Here(outcome));
@@ -70,13 +109,22 @@ impl Answers {
 pub(super) struct LocalAnswer {
     answers: Rc<Answers>,
     slot: usize,
+    correlation: u64,
+}
+
+impl LocalAnswer {
+    /// Says which call it is.
+    #[inline]
+    pub(super) fn belongs_to(&mut self, correlation: u64) {
+        self.correlation = correlation;
+    }
 }
 
 impl Future for LocalAnswer {
     type Output = Option<Outcome>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
-        let mut slots = self.answers.0.borrow_mut();
+        let mut slots = self.answers.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.slot) else {
             return Poll::Ready(None);
         };
@@ -99,16 +147,22 @@ impl Future for LocalAnswer {
 
 impl Drop for LocalAnswer {
     fn drop(&mut self) {
-        let mut slots = self.answers.0.borrow_mut();
+        let mut slots = self.answers.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.slot) else {
             return;
         };
         // The slot of a call under way is freed when its outcome comes.
         let unheard = match slot {
-            Slot::Awaited(_) => std::mem::replace(slot, Slot::Forgotten),
+            Slot::Awaited(_) => {
+                self.answers.abandoned.borrow_mut().push(self.correlation);
+                std::mem::replace(slot, Slot::Forgotten)
+            }
             Slot::Here(_) | Slot::Forgotten => slots.remove(self.slot),
         };
         drop(slots);
+        if matches!(unheard, Slot::Awaited(_)) {
+            self.answers.wake_reactor();
+        }
         drop(unheard);
     }
 }
@@ -145,6 +199,6 @@ mod tests {
             answers.give(slot, Outcome::Indeterminate(Indeterminate::Stopped));
         }
         drop(answer);
-        assert!(answers.0.borrow().is_empty());
+        assert!(answers.slots.borrow().is_empty());
     }
 }

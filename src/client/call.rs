@@ -38,8 +38,13 @@ pub enum Outcome {
     Indeterminate(Indeterminate),
 }
 
-/// A call under way. Resolves exactly once, by its deadline. Dropping it forgets the answer and
-/// recalls nothing.
+/// A call under way. Resolves exactly once, by its deadline.
+///
+/// Dropping it before it has resolved cancels it, as well as that can be done: a message that has
+/// not left is taken back; behind one that has, a cancel is sent, and at the other end a spawned
+/// handler's future is dropped, and what waits there does not run. A drop neither blocks nor waits:
+/// with a full inbox or a full queue nothing is sent, and the call runs on until its deadline. To
+/// let one run whose answer does not matter, send it one-way.
 ///
 /// Needs no particular executor. One that a [`Client`](super::Client) has sent is `Send`; one of a
 /// shard's own ([`LocalClient`](super::LocalClient)) stays on its shard, and costs no allocation.
@@ -59,13 +64,41 @@ enum State<A> {
 
 /// Waits for an outcome on any thread. Ends with `None` if the shard is gone, with the call in it.
 #[derive(Debug)]
-pub struct RemoteAnswer(pub(super) oneshot::AsyncReceiver<Outcome>);
+pub struct RemoteAnswer {
+    /// `None` once it has come.
+    outcome: Option<oneshot::AsyncReceiver<Outcome>>,
+    peer: Peer,
+}
+
+impl RemoteAnswer {
+    pub(super) fn new(outcome: oneshot::AsyncReceiver<Outcome>, peer: Peer) -> Self {
+        let outcome = Some(outcome);
+        Self { outcome, peer }
+    }
+}
 
 impl Future for RemoteAnswer {
     type Output = Option<Outcome>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
-        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+        let Some(outcome) = &mut self.outcome else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(outcome).poll(cx).map(Result::ok);
+        if polled.is_ready() {
+            self.outcome = None;
+        }
+        polled
+    }
+}
+
+impl Drop for RemoteAnswer {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome.take() {
+            // First, so that the shard finds nobody there.
+            drop(outcome);
+            self.peer.abandon();
+        }
     }
 }
 

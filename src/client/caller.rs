@@ -1,6 +1,7 @@
 //! The calling side of a shard, without I/O: what waits for a connection, what waits for an answer,
 //! and how each message ends.
 
+mod cancelling;
 mod ending;
 mod links;
 
@@ -10,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use quanta::Instant;
 use rustc_hash::FxHashMap;
 
+use self::cancelling::Search;
 pub use self::ending::Ends;
 use super::{
     Connect, Submitted,
@@ -47,6 +49,7 @@ pub struct Caller {
     /// Peers that something is on its way to: staged, waiting, or in their outbox. Each once.
     busy: Vec<PeerId>,
     answers: Rc<Answers>,
+    search: Search,
     replies: BytesMut,
     limits: CallerLimits,
     ends: Ends,
@@ -77,11 +80,17 @@ pub struct CallerLimits {
 impl Caller {
     /// A side that holds at most so much.
     pub fn new(limits: CallerLimits) -> Self {
+        Self::with_answers(limits, Rc::default())
+    }
+
+    /// As [`new`](Self::new), with what its shard's tasks hear by.
+    pub(super) fn with_answers(limits: CallerLimits, answers: Rc<Answers>) -> Self {
         Self {
             calls: Calls::new(limits.outstanding_max),
             queues: FxHashMap::default(),
             busy: Vec::new(),
-            answers: Rc::default(),
+            answers,
+            search: Search::default(),
             replies: BytesMut::new(),
             limits,
             ends: Ends::default(),
@@ -116,14 +125,17 @@ impl Caller {
     }
 
     /// Whether anything may be loaded into an outbox now: it was staged, or a connection has come
-    /// up, or room has come.
+    /// up, or room has come. Also if a call is to be cancelled.
     #[inline]
     pub fn wants_load(&self) -> bool {
-        self.wants_load
+        self.wants_load || self.has_abandoned()
     }
 
-    /// All busy peers are being loaded.
+    /// All busy peers are being loaded. What nobody waits for goes first.
     pub fn begin_load(&mut self) {
+        if self.has_abandoned() {
+            self.cancel_abandoned();
+        }
         self.wants_load = false;
     }
 
@@ -197,6 +209,7 @@ impl Caller {
                 peer,
                 kind: order.kind,
                 handler: order.handler,
+                route_key: order.route_key,
                 submitted_at,
                 deadline,
                 is_staged: way == Way::Stage,
@@ -259,16 +272,18 @@ impl Caller {
         let queue = self.queues.get_mut(&peer).ok_or(NotSent::Closed)?;
         let way = queue.admit(order.payload.len())?;
         let deadline = now + within;
-        let (slot, answer) = Answers::open(&self.answers);
+        let (slot, mut answer) = Answers::open(&self.answers);
         let correlation = self.calls.insert(Outstanding {
             peer,
             kind: order.kind,
             handler: order.handler,
+            route_key: order.route_key,
             submitted_at: now,
             deadline,
             is_staged: way == Way::Stage,
             completion: Completion::Local(slot),
         });
+        answer.belongs_to(correlation);
         let mut header = order.header(correlation);
         header.deadline_us = remaining_us(now, deadline);
         queue.take(way, header, &mut order.payload, Some(deadline));

@@ -38,6 +38,7 @@ pub(super) struct Outstanding {
     pub(super) peer: PeerId,
     pub(super) kind: Kind,
     pub(super) handler: HandlerKey,
+    pub(super) route_key: u64,
     pub(super) submitted_at: Instant,
     pub(super) deadline: Instant,
     /// It stands in its connection's outbox, or in the stage before it, or has left; else it waits
@@ -162,6 +163,18 @@ impl Calls {
             .collect()
     }
 
+    /// How many places there are, taken or not.
+    pub(super) fn places(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// The correlation of the call at this place, if nobody waits for it any more.
+    pub(super) fn abandoned_at(&self, place: usize) -> Option<u64> {
+        let (generation, call) = self.slots.get(place)?;
+        let correlation = (u64::from(*generation) << 32) | place as u64;
+        call.completion.is_abandoned().then_some(correlation)
+    }
+
     /// A correlation for a message that nothing answers: no call's.
     pub(super) fn unanswered(&mut self) -> u64 {
         self.generation = self.generation.wrapping_add(1);
@@ -189,6 +202,7 @@ mod tests {
             peer: PeerId::unique(),
             kind: Kind::Request,
             handler: HandlerKey::of("x"),
+            route_key: 0,
             submitted_at: Instant::now(),
             deadline,
             is_staged: false,

@@ -1,7 +1,7 @@
 //! Sending from a shard: no atomic, no lock, no channel, and no allocation.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::VecDeque,
     fmt,
     future::Future,
@@ -16,7 +16,7 @@ use quanta::Instant;
 use super::{
     Call, Caller, CallerLimits, Client, ClientOptions, Connect, ConnectError, Message, Peer,
     RemoteAnswer, Submit,
-    answers::LocalAnswer,
+    answers::{Answers, LocalAnswer},
     call::Outcome,
     order::{Order, PAYLOAD_BYTES, Payload},
 };
@@ -50,9 +50,7 @@ pub struct CallingSide {
     /// Connections that the reactor is to begin, and whose peers have a queue already.
     connects: RefCell<VecDeque<Connect>>,
     connects_max: usize,
-    /// To be woken at the next submission, if it is parked.
-    reactor: RefCell<Option<Waker>>,
-    is_reactor_parked: Cell<bool>,
+    answers: Rc<Answers>,
     buffers: RefCell<Vec<Vec<u8>>>,
 }
 
@@ -60,13 +58,13 @@ impl CallingSide {
     /// A side that holds at most so much, and on which so many connects of tasks may wait beside
     /// those that other threads ask for.
     pub fn new(limits: CallerLimits, connects_max: usize, asked: Inbox<Connect>) -> Self {
+        let answers = Rc::<Answers>::default();
         Self {
-            caller: RefCell::new(Caller::new(limits)),
+            caller: RefCell::new(Caller::with_answers(limits, answers.clone())),
             asked,
             connects: RefCell::default(),
             connects_max,
-            reactor: RefCell::default(),
-            is_reactor_parked: Cell::new(false),
+            answers,
             buffers: RefCell::default(),
         }
     }
@@ -96,17 +94,12 @@ impl CallingSide {
 
     /// Whom to wake at the next submission.
     pub fn register(&self, reactor: &Waker) {
-        *self.reactor.borrow_mut() = Some(reactor.clone());
-        self.is_reactor_parked.set(true);
+        self.answers.register(reactor);
     }
 
     #[inline]
     fn wake_reactor(&self) {
-        if self.is_reactor_parked.replace(false)
-            && let Some(reactor) = self.reactor.borrow_mut().take()
-        {
-            reactor.wake();
-        }
+        self.answers.wake_reactor();
     }
 
     fn push_connect(&self, connect: Connect) -> Result<(), NotSent> {

@@ -238,6 +238,32 @@ impl Queue {
         Some(waiting.payload)
     }
 
+    /// Takes a message back that is staged. False if it is not.
+    pub(super) fn withdraw_staged(&mut self, correlation: u64) -> bool {
+        let Some(number) = self.staged.withdraw(correlation) else {
+            return false;
+        };
+        let staged = self.owed.len() - self.owed_staged;
+        let mut credited = self.owed.range(staged..);
+        if let Some(at) = credited.position(|owed| owed.number == number)
+            && let Some(owed) = self.owed.remove(staged + at)
+        {
+            self.owed_staged -= 1;
+            self.shared.credit.give_back(owed.bytes);
+        }
+        for owed in self.owed.range_mut(staged..) {
+            owed.number -= u64::from(owed.number > number);
+        }
+        true
+    }
+
+    /// Stages a cancel, if there is a connection and room.
+    pub(super) fn stage_cancel(&mut self, header: &Header) -> bool {
+        let is_there = matches!(self.standing, Standing::Up | Standing::Draining);
+        let messages = self.left.0 + self.staged.messages();
+        is_there && messages < self.messages_max && self.staged.push(header, &[]).is_ok()
+    }
+
     #[inline]
     fn stage(&mut self, header: &Header, payload: &mut Payload) {
         let staged = match payload {

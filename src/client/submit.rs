@@ -30,6 +30,8 @@ use crate::{
 pub enum Submission {
     /// Nobody speaks of the peer any more.
     Close(PeerId),
+    /// Nobody waits any more for some call, which is to be looked for.
+    Abandoned,
     /// Send a message.
     Message(Submitted),
 }
@@ -112,6 +114,12 @@ impl Peer {
 
     pub(super) fn id(&self) -> PeerId {
         self.0.id
+    }
+
+    /// Has the shard look for calls that nobody waits for. Without room in the inbox they go on
+    /// until their deadlines: a drop must not block.
+    pub(super) fn abandon(&self) {
+        let _ = self.0.port.try_send(Submission::Abandoned);
     }
 
     pub(super) fn credit(&self) -> &Credit {
@@ -326,7 +334,7 @@ impl Submit for Client {
             completion: Some(completion),
         };
         self.submit(peer, message)?;
-        Ok(RemoteAnswer(answer))
+        Ok(RemoteAnswer::new(answer, peer.clone()))
     }
 
     fn options(&self) -> &ClientOptions {

@@ -128,7 +128,7 @@ pub struct EngineOptions {
 
 /// One connection of one shard's engine. A number that is never used for another connection while
 /// the engine lives.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     slot: u32,
     generation: u32,

@@ -47,6 +47,9 @@ pub(super) trait Blocking: Send + Sync {
 /// two that follow each other may begin at the same time. Those of other handlers may overtake
 /// them all.
 ///
+/// One that its caller cancels while it waits does not run either; nothing stops a thread, so one
+/// that has begun goes on, and its answer is dropped at the other end.
+///
 /// A drain waits for what runs and what waits; [`Runtime::drain`](crate::Runtime::drain) says what
 /// becomes of a handler that does not return in time. One that waits for another blocking handler
 /// of the same process holds a thread meanwhile: when all threads do so, none of them goes on

@@ -80,6 +80,8 @@ pub struct Spawning {
     pub handler: usize,
     /// The header of its message.
     pub header: Header,
+    /// By when its caller wants the answer: then it is to be stopped.
+    pub deadline: Option<Instant>,
     /// Ends with the answer; a panic inside is one too.
     pub future: Pin<Box<dyn Future<Output = Result<Bytes, Failure>>>>,
 }
@@ -259,6 +261,7 @@ impl Registry {
                 Dispatch::Spawn(Spawning {
                     handler: index,
                     header,
+                    deadline,
                     future,
                 })
             }

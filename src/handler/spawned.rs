@@ -33,6 +33,10 @@ pub(super) trait Spawned {
 /// Allocates per message.
 ///
 /// `Err` becomes a nack `HandlerFailed` with its text, a panic one with `HandlerPanicked`.
+///
+/// Its future is dropped, wherever it awaits, when the caller cancels or the deadline passes:
+/// nobody waits for an answer by then, and none is sent. It had begun, so the message is counted
+/// as indeterminate. A caller that is lost stops nothing before the deadline.
 pub fn spawned<Req, Rep, F, Fut>(name: &str, handler: F) -> Handler
 where
     Req: DeserializeOwned + 'static,

@@ -22,9 +22,12 @@ pub struct Counters {
     pub nacked_by_reason: [u64; REASONS],
     /// Messages of which this end cannot say whether the handler ran.
     pub indeterminate: u64,
-    /// Messages dropped after acceptance: by a lost connection, by shedding, by a drain's
-    /// deadline.
+    /// Messages dropped after acceptance: by a lost connection, by shedding, by a cancel, by a
+    /// drain's deadline.
     pub lost: u64,
+    /// Those of the last two that their senders have cancelled, or whose deadlines passed while
+    /// their tasks ran: what had begun is indeterminate, what had not is lost.
+    pub stopped: u64,
 
     /// Messages that were handed to another shard, to run there.
     pub hopped_out: u64,
@@ -109,6 +112,7 @@ impl AddAssign for Counters {
             nacked_by_reason,
             indeterminate,
             lost,
+            stopped,
             hopped_out,
             hopped_in,
             shards_woken,
@@ -137,6 +141,7 @@ impl AddAssign for Counters {
         }
         self.indeterminate += indeterminate;
         self.lost += lost;
+        self.stopped += stopped;
         self.hopped_out += hopped_out;
         self.hopped_in += hopped_in;
         self.shards_woken += shards_woken;

@@ -51,8 +51,7 @@ impl Core {
             Kind::Hello => self.on_hello(connection, &header, message.payload(), outbox),
             Kind::Welcome => self.on_welcome(now, connection, message.payload()),
             Kind::Goodbye => self.on_goodbye(connection),
-            // What runs inline has run; a task's answer is dropped at the other end.
-            Kind::Cancel => {}
+            Kind::Cancel => self.on_cancel(now, connection, &header),
         }
     }
 
@@ -112,7 +111,9 @@ impl Core {
             }
             Dispatch::Spawn(spawning) => {
                 self.recorder.counters.spawned += 1;
-                self.tasks.spawn(Origin::Here(connection), read, spawning);
+                let origin = Origin::Here(connection);
+                let underway = &mut self.underway;
+                self.tasks.spawn(origin, read, spawning, underway);
             }
             Dispatch::Block(call) => self.block(connection, read, call, message, outbox),
             Dispatch::NoRoom => self.recorder.counters.lost += 1,
@@ -301,8 +302,11 @@ impl Core {
         outbox: Option<&mut Outbox>,
     ) -> Option<FinishedTask> {
         let end = &task.end;
-        let answered = outbox.map(|outbox| Spawning::answer(&end.header, &end.result, outbox));
-        let is_awaited = end.header.kind != Kind::OneWay;
+        let answered = outbox.map(|outbox| match &end.result {
+            Some(result) => Spawning::answer(&end.header, result, outbox),
+            None => Ok(()),
+        });
+        let is_awaited = end.header.kind != Kind::OneWay && end.result.is_some();
         let has_run = end.ran != Ran::Nowhere;
         match answered {
             Some(Err(_)) => return Some(task),
@@ -340,13 +344,28 @@ impl Core {
             (Ran::OnPool | Ran::Nowhere, Some(port)) => port.retire(end.ran),
             _ => self.tasks.retire(),
         }
+        self.underway.remove(end.place);
         if end.ran != Ran::Nowhere {
             let took = now.saturating_duration_since(end.read);
             self.recorder.record_in_handler(end.handler, nanos(took));
         }
         match end.result {
-            Ok(_) => self.recorder.counters.handled += 1,
-            Err(failure) => self.recorder.counters.count_nack(failure.reason.to_u16()),
+            Some(Ok(_)) => self.recorder.counters.handled += 1,
+            Some(Err(failure)) => self.recorder.counters.count_nack(failure.reason.to_u16()),
+            None => self.count_stopped(end.ran),
+        }
+    }
+}
+
+impl Core {
+    /// A message has ended without an answer: what has begun may have done anything.
+    #[cold]
+    fn count_stopped(&mut self, ran: Ran) {
+        let counters = &mut self.recorder.counters;
+        counters.stopped += 1;
+        match ran {
+            Ran::Nowhere => counters.lost += 1,
+            Ran::AsTask | Ran::OnPool => counters.indeterminate += 1,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     Core,
     parcel::Parcel,
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
+    underway::{Claim, Sent, Underway},
 };
 use crate::{
     codec::Decoder,
@@ -60,6 +61,9 @@ pub struct BlockingJob {
     call: Box<BlockingCall>,
     origin: Origin,
     read: Instant,
+    /// Its place among the messages that are under way.
+    place: usize,
+    claim: Claim,
     home: Arc<Home>,
 }
 
@@ -103,15 +107,24 @@ impl BlockingPort {
         origin: Origin,
         read: Instant,
         call: Box<BlockingCall>,
+        underway: &mut Underway,
     ) -> Result<(), Origin> {
+        let claim = Claim::default();
+        let sent = Sent::of(&origin, call.header.correlation);
+        let place = underway.add_job(sent, claim.clone());
         let job = BlockingJob {
             call,
             origin,
             read,
+            place,
+            claim,
             home: self.home.clone(),
         };
         let submitted = self.jobs.try_send(job);
-        submitted.map_err(|refused| refused.into_inner().origin)?;
+        submitted.map_err(|refused| {
+            underway.remove(place);
+            refused.into_inner().origin
+        })?;
         self.under_way += 1;
         Ok(())
     }
@@ -143,19 +156,22 @@ impl Gate {
 }
 
 impl BlockingWorker {
-    /// Runs a job's handler, for as long as it takes, unless its deadline has passed by now. `None`
-    /// without running it if its shard is over.
+    /// Runs a job's handler, for as long as it takes, unless its deadline has passed by now or its
+    /// sender has cancelled it. `None` without running it if its shard is over.
     pub fn run(&mut self, job: BlockingJob, now: Instant) -> Option<BlockingEnd> {
         let BlockingJob {
             call,
             origin,
             read,
+            place,
+            claim,
             home,
         } = job;
         let (handler, header) = (call.handler, call.header);
         let (ran, result) = match call.lateness(now) {
-            Some(failure) => (Ran::Nowhere, Err(failure)),
-            None if home.gate.enter() => (Ran::OnPool, call.run(&mut self.decoder)),
+            _ if !claim.take() => (Ran::Nowhere, None),
+            Some(failure) => (Ran::Nowhere, Some(Err(failure))),
+            None if home.gate.enter() => (Ran::OnPool, Some(call.run(&mut self.decoder))),
             None => return None,
         };
         let end = TaskEnd {
@@ -163,6 +179,7 @@ impl BlockingWorker {
             header,
             handler,
             read,
+            place,
             result,
         };
         let task = FinishedTask { origin, end };
@@ -193,7 +210,8 @@ impl Core {
             && port.has_room()
         {
             call.take_payload(message);
-            if port.submit(Origin::Here(connection), read, call).is_ok() {
+            let (origin, underway) = (Origin::Here(connection), &mut self.underway);
+            if port.submit(origin, read, call, underway).is_ok() {
                 self.recorder.counters.blocking += 1;
                 return;
             }
@@ -215,7 +233,7 @@ impl Core {
             let read = parcel.read;
             call.take_payload(&mut parcel.message(&mut false));
             let origin = Origin::There { home, parcel };
-            parcel = match port.submit(origin, read, call) {
+            parcel = match port.submit(origin, read, call, &mut self.underway) {
                 Err(Origin::There { parcel, .. }) => parcel,
                 _ => {
                     self.recorder.counters.blocking += 1;

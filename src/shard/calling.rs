@@ -23,6 +23,9 @@ impl<E: Engine> Shard<E> {
             count += 1;
             match submission {
                 Submission::Message(message) => self.submit(now, message),
+                Submission::Abandoned => {
+                    self.core.side.caller.borrow_mut().look_for_abandoned();
+                }
                 Submission::Close(peer) => {
                     self.take_connect_of(now, peer);
                     let until = now + self.core.options.close_within;

@@ -17,6 +17,7 @@ use super::{
     Core, Phase, Shard,
     parcel::{self, Parcel},
     tasks::{Origin, TaskEnd},
+    underway::Sent,
 };
 use crate::{
     engine::{ConnectionId, Engine},
@@ -167,6 +168,25 @@ impl Core {
         }
     }
 
+    /// Has a message stopped that went to another shard, if any is there and there is room on the
+    /// way: it comes behind the message, by the same ring. Else the deadline stops it.
+    pub(super) fn send_cancel_over(
+        &mut self,
+        now: Instant,
+        shard: usize,
+        connection: ConnectionId,
+        header: &Header,
+    ) {
+        let crossing = &mut self.crossing;
+        if crossing.routes[shard].away == 0 || crossing.is_full(shard, 0) {
+            return;
+        }
+        let parcel = crossing.pack(*header, connection, now);
+        let asked = crossing.mesh.ask(shard, parcel);
+        debug_assert!(asked.is_ok(), "there was room");
+        crossing.routes[shard].away += 1;
+    }
+
     fn leave(&mut self, shard: usize, parcel: Box<Parcel>) {
         let asked = self.crossing.mesh.ask(shard, parcel);
         debug_assert!(asked.is_ok(), "there was room");
@@ -191,8 +211,16 @@ impl Core {
 
     /// Runs a message that another shard has sent.
     fn run_arrived(&mut self, now: Instant, home: usize, mut parcel: Box<Parcel>) {
-        self.recorder.counters.hopped_in += 1;
         let header = parcel.header;
+        if header.kind == Kind::Cancel {
+            self.underway.cancel(&Sent {
+                home: Some(home),
+                connection: parcel.connection,
+                correlation: header.correlation,
+            });
+            return self.send_home(home, parcel);
+        }
+        self.recorder.counters.hopped_in += 1;
         if !matches!(self.phase, Phase::Running) {
             self.refuse_parcel(&mut parcel, Reason::Draining, STOPPING);
             return self.send_home(home, parcel);
@@ -229,7 +257,8 @@ impl Core {
                 self.recorder.counters.spawned += 1;
                 let read = parcel.read;
                 let origin = Origin::There { home, parcel };
-                return self.tasks.spawn(origin, read, spawning);
+                let underway = &mut self.underway;
+                return self.tasks.spawn(origin, read, spawning, underway);
             }
             Dispatch::Block(call) => match self.block_parcel(home, parcel, call) {
                 Some(refused) => return self.send_home(home, refused),
@@ -256,12 +285,13 @@ impl Core {
     /// What was sent over has come back.
     fn on_back(&mut self, now: Instant, mut parcel: Box<Parcel>, outbox: Option<&mut Outbox>) {
         if let Some(promise) = parcel.promise.take() {
+            let is_answered = parcel.is_answered();
             if outbox.is_some_and(|outbox| parcel.deliver(promise, outbox)) {
                 if let Some(handler) = parcel.handler() {
                     self.replied.push((handler, parcel.read));
                 }
                 self.linger(now);
-            } else {
+            } else if is_answered {
                 self.recorder.counters.answers_lost += 1;
             }
         }

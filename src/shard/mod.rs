@@ -16,6 +16,7 @@ mod parcel;
 mod park;
 mod tasks;
 mod turn;
+mod underway;
 
 use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
@@ -31,7 +32,7 @@ pub use self::{
     tasks::Spawner,
     turn::Turn,
 };
-use self::{crossing::Crossing, meeting::Expected, tasks::Tasks};
+use self::{crossing::Crossing, meeting::Expected, tasks::Tasks, underway::Underway};
 use crate::{
     client::{CallerLimits, CallingSide, Client, Connect, LocalClient, Submission},
     engine::{ConnectionId, Engine},
@@ -129,6 +130,7 @@ struct Core {
     local_client: LocalClient,
     timers: Rc<Timers>,
     tasks: Tasks,
+    underway: Underway,
     crossing: Crossing,
     blocking: Option<BlockingPort>,
     peers: PeerTable<ConnectionId>,
@@ -213,6 +215,7 @@ impl<E: Engine> Shard<E> {
             side,
             local_client,
             tasks: Tasks::new(spawner, options.spawned_max),
+            underway: Underway::default(),
             crossing: Crossing::new(mesh, options.buffered_bytes_max),
             blocking,
             peers: PeerTable::new(),

@@ -109,22 +109,35 @@ impl Parcel {
         }
     }
 
-    /// Takes the answer of the task that was made for it, unless it has that already.
+    /// Whether it has its answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
+    /// Takes the answer of the task that was made for it, unless it has that already. One that was
+    /// stopped gives none.
     pub(super) fn answer_task(&mut self, end: &TaskEnd, scratch: &mut Outbox) {
+        let Some(result) = &end.result else {
+            return;
+        };
         // One that did not run has no time of its own.
         self.set_handler((end.ran != Ran::Nowhere).then_some(end.handler));
         if !self.is_answered {
-            let answered = Spawning::answer(&end.header, &end.result, scratch);
+            let answered = Spawning::answer(&end.header, result, scratch);
             debug_assert!(answered.is_ok(), "there is room for one answer");
             self.take_answer(scratch);
         }
     }
 
-    /// Moves the answer to where its place was kept. False if that is gone.
+    /// Moves the answer to where its place was kept. False if that is gone, or there is no answer.
     pub(super) fn deliver(&mut self, promise: Promise, outbox: &mut Outbox) -> bool {
         match &mut self.large {
             Some(large) => outbox.keep(promise, large),
-            None => outbox.keep_framed(promise, &self.buffer),
+            None if self.is_answered => outbox.keep_framed(promise, &self.buffer),
+            None => {
+                outbox.forgo(promise);
+                false
+            }
         }
     }
 

@@ -19,7 +19,11 @@ use futures_lite::FutureExt;
 use quanta::Instant;
 use slab::Slab;
 
-use super::{command::LocalFuture, parcel::Parcel};
+use super::{
+    command::LocalFuture,
+    parcel::Parcel,
+    underway::{Sent, Stoppable, TaskBrake, Underway},
+};
 use crate::{
     engine::ConnectionId,
     handler::{Failure, Spawning},
@@ -58,7 +62,10 @@ pub(super) struct TaskEnd {
     pub(super) header: Header,
     pub(super) handler: usize,
     pub(super) read: Instant,
-    pub(super) result: Result<Bytes, Failure>,
+    /// Its place among the messages that are under way.
+    pub(super) place: usize,
+    /// `None`: it was stopped, and nobody waits for an answer.
+    pub(super) result: Option<Result<Bytes, Failure>>,
 }
 
 /// Where a message came from, and its answer goes.
@@ -76,7 +83,8 @@ pub(super) enum Ran {
     AsTask,
     /// On a thread of the pool.
     OnPool,
-    /// Nowhere: a message for the pool, whose deadline passed before a thread came to it.
+    /// Nowhere: a message for the pool, whose deadline passed, or whose sender has cancelled it,
+    /// before a thread came to it.
     Nowhere,
 }
 
@@ -150,21 +158,33 @@ impl Tasks {
         self.handlers
     }
 
-    pub(super) fn spawn(&mut self, origin: Origin, read: Instant, spawning: Spawning) {
+    pub(super) fn spawn(
+        &mut self,
+        origin: Origin,
+        read: Instant,
+        spawning: Spawning,
+        underway: &mut Underway,
+    ) {
         self.handlers += 1;
         let finished = self.finished.clone();
         let Spawning {
             handler,
             header,
+            deadline,
             future,
         } = spawning;
-        self.start(async move {
+        let brake = TaskBrake::new(self.wakers.clone());
+        let sent = Sent::of(&origin, header.correlation);
+        let place = underway.add_task(sent, deadline, brake.clone());
+        let future = Stoppable::new(future, brake.clone());
+        self.start(Some(brake), async move {
             let result = future.await;
             let end = TaskEnd {
                 ran: Ran::AsTask,
                 header,
                 handler,
                 read,
+                place,
                 result,
             };
             let task = FinishedTask { origin, end };
@@ -173,11 +193,12 @@ impl Tasks {
         });
     }
 
-    fn start(&mut self, future: impl Future<Output = ()> + 'static) {
+    fn start(&mut self, brake: Option<Rc<TaskBrake>>, future: impl Future<Output = ()> + 'static) {
         self.is_any_ready.store(true, Ordering::Release);
         (self.spawner)(Box::pin(Watched {
             future: Box::pin(future),
             own: None,
+            brake,
             is_any_ready: self.is_any_ready.clone(),
             wakers: self.wakers.clone(),
         }));
@@ -186,7 +207,7 @@ impl Tasks {
     pub(super) fn spawn_guest(&mut self, future: LocalFuture) {
         self.guests.set(self.guests.get() + 1);
         let (guests, finished) = (self.guests.clone(), self.finished.clone());
-        self.start(async move {
+        self.start(None, async move {
             // Its panic must end nobody else; who waits for its result learns that there is none.
             if AssertUnwindSafe(future).catch_unwind().await.is_err() {
                 tracing::error!("a task that the runtime was given has panicked");
@@ -235,6 +256,8 @@ impl Finished {
 struct Watched<F> {
     future: Pin<Box<F>>,
     own: Option<Own>,
+    /// What wakes it to stop it.
+    brake: Option<Rc<TaskBrake>>,
     is_any_ready: Arc<AtomicBool>,
     wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>,
 }
@@ -247,7 +270,7 @@ struct Own {
     slot: usize,
 }
 
-struct SeenWaker {
+pub(super) struct SeenWaker {
     executor: Waker,
     is_any_ready: Arc<AtomicBool>,
 }
@@ -266,6 +289,9 @@ impl<F> Watched<F> {
                 is_any_ready: self.is_any_ready.clone(),
             });
             let slot = self.wakers.borrow_mut().insert(given.clone());
+            if let Some(brake) = &self.brake {
+                brake.waker.set(Some(slot));
+            }
             let (executor, given) = (executor.clone(), given.into());
             self.own = Some(Own {
                 executor,
@@ -277,6 +303,9 @@ impl<F> Watched<F> {
 
     fn take_waker_back(&mut self) {
         if let Some(own) = self.own.take() {
+            if let Some(brake) = &self.brake {
+                brake.waker.set(None);
+            }
             self.wakers.borrow_mut().remove(own.slot);
         }
     }

@@ -30,6 +30,7 @@ impl<E: Engine> Shard<E> {
         work += self.answer_tasks(now);
         self.core.publish();
         self.core.side.caller.borrow_mut().expire(now);
+        self.core.underway.expire(now);
         self.core.stop_expecting(now);
         work += self.flush(now);
         work += self.send(now);
@@ -119,6 +120,7 @@ impl<E: Engine> Shard<E> {
             self.core.side.caller.borrow().next_deadline(),
             self.core.expected.iter().map(|it| it.until).min(),
             self.core.timers.next_due(),
+            self.core.underway.next_deadline(),
             self.engine.next_wake(),
             drain,
         ];

@@ -5,6 +5,7 @@ use bytes::Bytes;
 mod append;
 mod draft;
 mod promise;
+mod withdraw;
 
 pub use self::{
     draft::{Draft, PayloadWriter},

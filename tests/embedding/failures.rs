@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use corelane::{
     error::{CallError, Indeterminate, NotSent},
-    handler::inline_raw,
+    handler::{blocking, inline_raw},
     wire::{HandlerKey, Header, Kind},
 };
 use tempfile::TempDir;
@@ -13,7 +13,12 @@ use tempfile::TempDir;
 use crate::service::{PATIENCE, Setup, echo, eventually, sleep};
 
 pub(crate) fn a_deadline_that_passes_is_indeterminate(setup: &Setup) {
-    let (service, caller) = (setup.serve(vec![sleep(), echo()]), setup.caller());
+    // Nothing stops a thread: the answer comes, too late.
+    let nap = blocking("nap", |ms: u64, _cx| {
+        std::thread::sleep(Duration::from_millis(ms));
+        Ok(ms)
+    });
+    let (service, caller) = (setup.serve(vec![nap, echo()]), setup.caller());
     let peer = service.connect(&caller);
     // The connection stands, so that the deadline cannot pass before the message has left.
     caller
@@ -25,7 +30,7 @@ pub(crate) fn a_deadline_that_passes_is_indeterminate(setup: &Setup) {
         .unwrap();
     let within = Duration::from_millis(40);
     let begun = Instant::now();
-    let message = caller.client().message("sleep").json(&300_u64).unwrap();
+    let message = caller.client().message("nap").json(&300_u64).unwrap();
     let late = message.to(&peer).request::<u64>().within(within).wait();
     assert_eq!(late, Err(CallError::Indeterminate(Indeterminate::Deadline)));
     let took = begun.elapsed();

@@ -76,6 +76,12 @@ impl Setup {
         self.serve_as(handlers, config)
     }
 
+    /// A service of more shards than this machine may have CPUs.
+    pub(crate) fn serve_oversubscribed(&self, shards: usize, handlers: Vec<Handler>) -> Service {
+        let config = self.config(self.serving, shards, |_| {});
+        self.serve_as(handlers, config.with_oversubscribe(true))
+    }
+
     fn serve_as(&self, handlers: Vec<Handler>, config: Config) -> Service {
         let directory = TempDir::new().expect("a directory");
         let listen = match self.transport {

@@ -32,7 +32,8 @@ pub(crate) fn check_runs(sent: &[Sent], runs: &[Order]) {
             Some(End::Answered) => true,
             Some(End::Nack(Reason::HandlerFailed | Reason::HandlerPanicked)) => true,
             Some(End::Nack(_) | End::NotSent(_)) => false,
-            Some(End::Indeterminate(_)) => continue,
+            // Nobody was told, and either may be.
+            Some(End::Indeterminate(_) | End::Cancelled) => continue,
         };
         assert_eq!(count == 1, must_have_run, "{:?}: {:?}", it.order, it.end);
         let conduct = match it.end {
@@ -54,11 +55,12 @@ pub(crate) fn check_account(sent: &[Sent], peer: usize, account: AccountSnapshot
         lost: account.lost,
         ..AccountSnapshot::default()
     };
-    let mut one_way = 0;
+    let (mut one_way, mut cancelled) = (0, 0);
     for it in sent.iter().filter(|it| it.peer == peer) {
         seen.accepted += 1;
         match it.end {
             None => one_way += 1,
+            Some(End::Cancelled) => cancelled += 1,
             Some(End::Answered) => seen.handled += 1,
             Some(End::Nack(_)) => seen.nacked += 1,
             // In the inbox when the shard stopped: it was never entered.
@@ -67,17 +69,35 @@ pub(crate) fn check_account(sent: &[Sent], peer: usize, account: AccountSnapshot
             Some(End::NotSent(_)) => seen.not_sent += 1,
         }
     }
-    assert_eq!(seen, account, "peer {peer}");
+    // A cancelled call ends once, as whatever it had come to when its shard saw that.
+    for (seen, account) in [
+        (&mut seen.handled, account.handled),
+        (&mut seen.nacked, account.nacked),
+        (&mut seen.indeterminate, account.indeterminate),
+        (&mut seen.not_sent, account.not_sent),
+    ] {
+        let more = account.saturating_sub(*seen).min(cancelled);
+        cancelled -= more;
+        *seen += more;
+    }
+    assert_eq!((seen, cancelled), (account, 0), "peer {peer}");
     assert_eq!(one_way, account.one_way_sent + account.lost, "peer {peer}");
 }
 
 /// The shards' counters add up among themselves, with what ran, and with what callers saw.
-pub(crate) fn check_counters(sent: &[Sent], runs: &[Order], total: &Counters) {
+pub(crate) fn check_counters(sent: &[Sent], runs: &[Order], dropped: u64, total: &Counters) {
     assert_eq!(total.in_flight(), 0, "{total:?}");
     assert_eq!((total.spawned_now, total.blocking_now), (0, 0), "{total:?}");
     let nacks = |reason: Reason| total.nacked_by_reason[usize::from(reason.to_u16())];
     let ended = total.handled + nacks(Reason::HandlerFailed) + nacks(Reason::HandlerPanicked);
     assert_eq!(runs.len() as u64, ended + total.indeterminate, "{total:?}");
+
+    // Whose future was dropped before its end may have done anything, and is counted so.
+    assert!(dropped <= total.indeterminate, "{dropped}, {total:?}");
+    assert!(
+        total.stopped <= dropped + total.lost,
+        "{dropped}, {total:?}"
+    );
 
     let is = |wanted: fn(&End) -> bool| {
         let ends = sent.iter().filter_map(|it| it.end);
@@ -86,19 +106,21 @@ pub(crate) fn check_counters(sent: &[Sent], runs: &[Order], total: &Counters) {
     let one_way = sent.iter().filter(|it| it.mode == Mode::OneWay).count() as u64;
     let calls = sent.len() as u64 - one_way;
     assert_eq!(total.calls, calls, "{total:?}");
-    assert_eq!(total.answered, is(|end| *end == End::Answered), "{total:?}");
-    assert_eq!(
-        total.call_nacked,
-        is(|end| matches!(end, End::Nack(_))),
-        "{total:?}"
-    );
-    assert_eq!(
-        total.not_sent,
-        is(|end| matches!(end, End::NotSent(_))),
-        "{total:?}"
-    );
-    let indeterminate = is(|end| matches!(end, End::Indeterminate(_)));
-    assert_eq!(total.call_indeterminate, indeterminate, "{total:?}");
+    let ended = [
+        (total.answered, is(|end| *end == End::Answered)),
+        (total.call_nacked, is(|end| matches!(end, End::Nack(_)))),
+        (total.not_sent, is(|end| matches!(end, End::NotSent(_)))),
+        (
+            total.call_indeterminate,
+            is(|end| matches!(end, End::Indeterminate(_))),
+        ),
+    ];
+    let mut unseen = is(|end| *end == End::Cancelled);
+    for (counted, seen) in ended {
+        assert!((seen..=seen + unseen).contains(&counted), "{total:?}");
+        unseen -= counted - seen;
+    }
+    assert_eq!(unseen, 0, "{total:?}");
     assert_eq!(
         total.one_way_sent + total.one_way_lost,
         one_way,

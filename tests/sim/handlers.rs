@@ -3,7 +3,10 @@
 
 use std::{
     panic::resume_unwind,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,28 @@ pub(crate) enum Conduct {
 pub(crate) struct Runs {
     started: Arc<Mutex<Vec<Order>>>,
     time: Arc<Mock>,
+    /// Futures of `sleep` that were dropped before their end.
+    stopped: Arc<AtomicU64>,
+}
+
+/// Counts as it is dropped, unless its handler came to its end.
+struct Guard {
+    stopped: Arc<AtomicU64>,
+    has_ended: bool,
+}
+
+impl Guard {
+    fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.stopped.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 pub(crate) const ORDER_BYTES: usize = 20;
@@ -83,8 +108,12 @@ impl Conduct {
 
 impl Runs {
     pub(crate) fn new(time: Arc<Mock>) -> Self {
-        let started = Arc::default();
-        Self { started, time }
+        let (started, stopped) = Default::default();
+        Self {
+            started,
+            time,
+            stopped,
+        }
     }
 
     /// `run` and `spin` are inline, `sleep` is spawned, `block` is blocking; all do as their
@@ -137,8 +166,13 @@ impl Runs {
         let runs = self.clone();
         spawned_raw(name, move |payload: Bytes, cx| {
             let order = runs.enter(&payload);
+            let guard = Guard {
+                stopped: runs.stopped.clone(),
+                has_ended: false,
+            };
             async move {
                 cx.sleep(Duration::from_micros(order.takes_us.into())).await;
+                guard.end();
                 order.conduct.follow().map(|()| payload)
             }
         })
@@ -146,6 +180,11 @@ impl Runs {
 
     pub(crate) fn take(&self) -> Vec<Order> {
         std::mem::take(&mut *self.started.lock().unwrap())
+    }
+
+    /// How many handlers were dropped before their end.
+    pub(crate) fn stopped(&self) -> u64 {
+        self.stopped.load(Relaxed)
     }
 
     fn enter(&self, payload: &[u8]) -> Order {

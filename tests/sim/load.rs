@@ -17,8 +17,9 @@ use quanta::Instant;
 use crate::handlers::Order;
 
 /// How the traces' lines end, each of which some seed must come to.
-pub(crate) const ENDS: [&str; 16] = [
+pub(crate) const ENDS: [&str; 17] = [
     "answered",
+    "Cancelled",
     "Nack(UnknownHandler)",
     "Nack(HandlerFailed)",
     "Nack(HandlerPanicked)",
@@ -62,6 +63,8 @@ pub(crate) struct Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Answered,
+    /// Nobody waits for it.
+    Cancelled,
     Nack(Reason),
     NotSent(NotSent),
     Indeterminate(Indeterminate),
@@ -111,6 +114,12 @@ impl Sent {
     /// Whether a call is not resolved.
     pub(crate) fn is_pending(&self) -> bool {
         self.call.is_some()
+    }
+
+    /// Stops waiting for it.
+    pub(crate) fn cancel(&mut self) {
+        self.call = None;
+        self.end = Some(End::Cancelled);
     }
 
     /// Whether it should have ended by now.

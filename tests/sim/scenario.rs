@@ -158,6 +158,7 @@ impl Scenario {
             }
             3..6 => self.reconnect(),
             6..8 => self.drain_one(),
+            8..20 => self.cancel_some(),
             _ => {
                 for _ in 0..self.random.usize(1..12) {
                     self.send();
@@ -176,6 +177,21 @@ impl Scenario {
         drop(peer);
         let (process, to) = (self.peers[at].process, self.peers[at].to.clone());
         self.connect(process, to);
+    }
+
+    /// Stops waiting for some calls, some of them sent just now.
+    fn cancel_some(&mut self) {
+        for _ in 0..self.random.usize(1..6) {
+            self.send();
+            if self.pending.is_empty() {
+                continue;
+            }
+            let at = self.random.usize(..self.pending.len());
+            let mut call = self.pending.swap_remove(at);
+            call.cancel();
+            self.note(format!("{} {}", call.order.id, call.end_name()));
+            self.sent.push(call);
+        }
     }
 
     fn drain_one(&mut self) {
@@ -298,7 +314,7 @@ impl Scenario {
                 .last_counters()
                 .expect("a shard that is over has said so");
         }
-        check::check_counters(&self.sent, &runs, &total);
+        check::check_counters(&self.sent, &runs, self.runs.stopped(), &total);
         self.note(format!("{total:?}"));
         self.trace
     }

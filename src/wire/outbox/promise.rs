@@ -44,6 +44,13 @@ impl Outbox {
         true
     }
 
+    /// No answer will come: its place is free.
+    pub fn forgo(&mut self, promise: Promise) {
+        if promise.epoch == self.epoch {
+            self.promised -= 1;
+        }
+    }
+
     /// Moves the one answer that waits here, as it will leave, into a buffer, whatever stood there.
     /// False, and nothing is moved, if its payload is not in one piece with it.
     #[inline]

@@ -177,3 +177,38 @@ fn messages_are_appended_whole_and_in_order() {
         assert_eq!(outbox.front().unwrap().payload, b"usable");
     }
 }
+
+/// Each of them once, with payloads in every form before and behind it.
+#[test]
+fn a_call_that_is_withdrawn_leaves_the_others_whole() {
+    let lengths = [
+        0,
+        255,
+        256,
+        ATTACHED_BYTES_MIN,
+        3,
+        2 * ATTACHED_BYTES_MIN,
+        300,
+    ];
+    for withdrawn in 0..lengths.len() as u64 {
+        let mut outbox = Outbox::new(100, 1 << 30);
+        for (number, &length) in (0..).zip(&lengths) {
+            let payload = Bytes::from(vec![number as u8; length]);
+            let header = Header::new(Kind::Request, number);
+            outbox.push_bytes(&header, payload).unwrap();
+        }
+        assert_eq!(outbox.withdraw(99), None);
+        assert_eq!(outbox.withdraw(withdrawn), Some(withdrawn));
+        assert_eq!(outbox.withdraw(withdrawn), None);
+        let mut bytes = 0;
+        for (number, &length) in (0..).zip(&lengths).filter(|it| it.0 != withdrawn) {
+            let front = outbox.front().unwrap();
+            let expected = Header::new(Kind::Request, number);
+            assert_eq!(Header::decode(front.header), Ok(expected));
+            assert_eq!(front.payload, vec![number as u8; length]);
+            bytes += length;
+            outbox.pop_front();
+        }
+        assert!(outbox.is_empty() && outbox.bytes() == 0, "after {bytes}");
+    }
+}

@@ -73,3 +73,53 @@ fn an_answer_that_nobody_waits_for_any_more_is_still_entered() {
         ..account(1)
     });
 }
+
+/// Whether it waits, is staged, or has left; of another thread, with credit, or the shard's own.
+#[test]
+fn a_call_that_nobody_waits_for_is_taken_back_or_cancelled() {
+    let mut bench = Bench::new();
+    let look = |bench: &mut Bench| {
+        bench.caller.look_for_abandoned();
+        bench.caller.begin_load();
+    };
+    drop(bench.submit_waiting(Kind::Request));
+    look(&mut bench);
+    // One of three that are staged: the credit of the others stays theirs.
+    bench.caller.stand(bench.peer, Standing::Up);
+    let mut staged: Vec<Answer> = Vec::new();
+    for _ in 0..3 {
+        let (message, answer) = bench.message(Kind::Request);
+        bench.caller.submit(bench.now, message);
+        staged.push(answer);
+    }
+    drop(staged.remove(1));
+    look(&mut bench);
+    assert_eq!(bench.shared.credit.waiting(), 2);
+    assert!(bench.load(bench.now) && bench.outbox.messages() == 2);
+    let correlations = [0; 2].map(|_| bench.take().correlation);
+    assert_eq!(bench.shared.credit.waiting(), 0);
+    // These have left.
+    drop(staged);
+    look(&mut bench);
+    assert!(bench.load(bench.now));
+    for correlation in correlations {
+        let front = bench.outbox.front().expect("a cancel stands there");
+        let header = Header::decode(front.header).unwrap();
+        assert_eq!(
+            (header.kind, header.correlation),
+            (Kind::Cancel, correlation)
+        );
+        assert_eq!(
+            (header.handler, header.route_key),
+            (HandlerKey::of("sum"), 7)
+        );
+        bench.outbox.pop_front();
+        bench.settle();
+        assert!(!bench.answer(Kind::Response, correlation, b"late"));
+    }
+    bench.assert_over(AccountSnapshot {
+        not_sent: 2,
+        indeterminate: 2,
+        ..account(4)
+    });
+}

@@ -1,0 +1,200 @@
+//! Calls that are cancelled and deadlines that pass, step by step: what runs is stopped, what waits
+//! does not run, what has not left is never sent.
+
+use std::time::Duration;
+
+use corelane::{client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions};
+use fastrand::Rng;
+
+use crate::{
+    handlers::{Conduct, Order, Runs},
+    load::{Mode, Sent},
+    scenario::random_limits,
+    world::World,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn the_task_of_a_cancelled_call_is_dropped() {
+    for by_task in [false, true] {
+        // The last shard is another than the one that reads it.
+        for handler in ["sleep", "sleep.last"] {
+            let mut it = Bench::new();
+            let mut call = it.send(handler, by_task, 100 * MS);
+            it.pass(20 * MS);
+            assert_eq!((it.runs.take().len(), it.runs.stopped()), (1, 0));
+            call.cancel();
+            it.pass(20 * MS);
+            assert_eq!(it.runs.stopped(), 1, "{handler}, by a task: {by_task}");
+            let (serving, calling) = it.end();
+            assert_eq!((serving.accepted, serving.indeterminate), (1, 1));
+            assert_eq!((serving.stopped, serving.in_flight()), (1, 0));
+            assert_eq!((calling.call_indeterminate, calling.late_answers), (1, 0));
+        }
+    }
+}
+
+#[test]
+fn a_task_is_dropped_at_its_deadline_and_answers_nothing() {
+    for handler in ["sleep", "sleep.last"] {
+        let mut it = Bench::new();
+        let call = it.send(handler, false, 30 * MS);
+        it.pass(20 * MS);
+        assert_eq!(it.runs.stopped(), 0);
+        it.pass(20 * MS);
+        assert_eq!(it.runs.stopped(), 1, "{handler}");
+        drop(call);
+        let (serving, calling) = it.end();
+        assert_eq!((serving.indeterminate, serving.stopped), (1, 1));
+        assert_eq!((calling.call_indeterminate, calling.late_answers), (1, 0));
+    }
+}
+
+#[test]
+fn what_waits_for_the_pool_does_not_run_once_it_is_cancelled() {
+    for handler in ["block", "block.last"] {
+        let mut it = Bench::new();
+        let mut call = it.send(handler, true, 100 * MS);
+        it.pass(20 * MS);
+        call.cancel();
+        it.pass(20 * MS);
+        it.world.processes[0].pool.threads = 1;
+        it.pass(20 * MS);
+        assert!(it.runs.take().is_empty(), "{handler}");
+        let (serving, _) = it.end();
+        assert_eq!((serving.accepted, serving.lost, serving.stopped), (1, 1, 1));
+    }
+}
+
+#[test]
+fn what_has_not_left_is_taken_back() {
+    for by_task in [false, true] {
+        let mut it = Bench::new();
+        // The connection stands: this one is staged.
+        it.send("run", by_task, 100 * MS).cancel();
+        it.pass(20 * MS);
+        // And this one waits for a connection.
+        it.world.network.cut_all();
+        it.pass(MS / 10);
+        it.send("run", by_task, 100 * MS).cancel();
+        it.pass(20 * MS);
+        assert!(it.runs.take().is_empty());
+        let account = it.peer.account();
+        assert_eq!((account.accepted, account.not_sent), (2, 2));
+        let (serving, calling) = it.end();
+        assert_eq!((serving.accepted, calling.not_sent), (0, 2));
+    }
+}
+
+/// More than one turn looks at.
+#[test]
+fn a_thread_may_drop_all_its_calls_at_once() {
+    let mut it = Bench::new();
+    let calls: Vec<Sent> = (0..700)
+        .map(|_| it.send("sleep", false, 100 * MS))
+        .collect();
+    it.pass(20 * MS);
+    assert_eq!(it.runs.take().len(), 700);
+    drop(calls);
+    it.pass(20 * MS);
+    assert_eq!(it.runs.stopped(), 700);
+    assert_eq!(it.end().0.stopped, 700);
+}
+
+/// Process 1 is connected to shard 0 of process 0, which has two and tells nobody.
+struct Bench {
+    world: World,
+    runs: Runs,
+    peer: Peer,
+    next_id: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut limits = random_limits(&mut Rng::with_seed(0));
+        limits.shard = ShardOptions {
+            turn_messages_max: 1_000,
+            outstanding_max: 1_000,
+            spawned_max: 1_000,
+            outgoing_messages_max: 1_000,
+            outgoing_bytes_max: 1 << 20,
+            inbox_capacity: 1_000,
+            buffered_bytes_max: 1 << 20,
+            ..limits.shard
+        };
+        (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (1_000, 1 << 20);
+        (limits.pool_threads, limits.pool_queue) = (0, 2);
+        let mut world = World::new(0, Weather::default(), limits);
+        let runs = Runs::new(world.mock.clone());
+        world.add_process(0, 2, false, &runs.handlers());
+        world.add_process(2, 1, true, &[]);
+        let endpoint = &world.processes[0].shards[0].endpoint;
+        let peer = world.processes[1].client.connect(endpoint).unwrap();
+        let mut it = Self {
+            world,
+            runs,
+            peer,
+            next_id: 0,
+        };
+        it.pass(20 * MS);
+        it
+    }
+
+    /// A request that takes 60 ms where it sleeps.
+    fn send(&mut self, handler: &str, by_task: bool, within: Duration) -> Sent {
+        let order = Order {
+            id: self.next_id,
+            lane: 0,
+            sequence: self.next_id,
+            conduct: Conduct::Return,
+            takes_us: 60_000,
+        };
+        self.next_id += 1;
+        let (now, to) = (self.world.now(), (0, &self.peer));
+        let process = &self.world.processes[1];
+        let sent = match by_task {
+            true => {
+                let client = process.shards[0].client().unwrap();
+                Sent::send(
+                    client.message(handler),
+                    order,
+                    Mode::Request,
+                    to,
+                    now,
+                    within,
+                )
+            }
+            false => {
+                let message = process.client.message(handler);
+                Sent::send(message, order, Mode::Request, to, now, within)
+            }
+        };
+        sent.unwrap()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.world.now() + time;
+        self.world.settle(|_| {});
+        while self.world.advance(until) {
+            self.world.settle(|_| {});
+        }
+        self.world.settle(|_| {});
+    }
+
+    /// What the two processes have counted.
+    fn end(mut self) -> (Counters, Counters) {
+        for process in 0..2 {
+            self.world.drain(process, Duration::from_secs(1));
+            self.pass(Duration::from_secs(1));
+        }
+        let mut counted = self.world.processes.iter().map(|process| {
+            let mut total = Counters::default();
+            for node in &process.shards {
+                total += node.last_counters().expect("it is over");
+            }
+            total
+        });
+        (counted.next().unwrap(), counted.next().unwrap())
+    }
+}
