@@ -7,6 +7,8 @@ mod blocking;
 mod cancelling;
 #[path = "embedding/failures.rs"]
 mod failures;
+#[path = "embedding/kinds.rs"]
+mod kinds;
 #[path = "embedding/requests.rs"]
 mod requests;
 #[path = "embedding/service.rs"]
@@ -77,6 +79,9 @@ macro_rules! suite {
                 cancelling:
                     a_dropped_call_stops_its_handler
                     a_handler_is_stopped_at_its_deadline;
+                kinds:
+                    no_more_run_at_once_than_a_handler_allows
+                    calls_of_a_handler_end_with_the_call_that_it_serves;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

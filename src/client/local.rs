@@ -166,6 +166,15 @@ impl LocalClient {
         Message::new(self, handler.into())
     }
 
+    /// One for a handler that serves a call with this deadline.
+    pub(crate) fn until(&self, deadline: Option<Instant>) -> Self {
+        Self {
+            shard: self.shard,
+            side: self.side.clone(),
+            remote: self.remote.until(deadline),
+        }
+    }
+
     /// The client that other threads may use.
     pub fn remote(&self) -> &Client {
         &self.remote
@@ -247,6 +256,11 @@ impl Submit for LocalClient {
 
     fn options(&self) -> &ClientOptions {
         self.remote.options()
+    }
+
+    #[inline]
+    fn within(&self) -> Duration {
+        self.remote.within()
     }
 }
 

@@ -175,7 +175,7 @@ impl<'c, C: Submit, K> Addressed<'c, C, K> {
     ) -> Result<Call<E, C::Answer>, SendError> {
         let Self { outgoing, peer } = self;
         let (client, order) = outgoing.order(kind)?;
-        let within = within.unwrap_or(client.options().deadline);
+        let within = within.unwrap_or_else(|| client.within());
         let answer = client.call(peer, order, within.min(DEADLINE_MAX))?;
         Ok(Call::new(answer, peer.clone()))
     }
@@ -238,7 +238,8 @@ pub struct Request<'c, C, K, E> {
 
 impl<C: Submit, K, E: Expect> Request<'_, C, K, E> {
     /// The time that the call may take in all, at most some 71 minutes. Without it
-    /// the config's `limits.deadline_ms` counts.
+    /// the config's `limits.deadline_ms` counts, or what remains of the deadline of the call that
+    /// the client's handler serves, if that is less.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
         self
@@ -275,7 +276,8 @@ pub struct Confirm<'c, C, K> {
 
 impl<C: Submit, K> Confirm<'_, C, K> {
     /// The time that it may take in all, at most some 71 minutes. Without it the
-    /// config's `limits.deadline_ms` counts.
+    /// config's `limits.deadline_ms` counts, or what remains of the deadline of the call that the
+    /// client's handler serves, if that is less.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = Some(deadline);
         self

@@ -154,11 +154,17 @@ pub trait Submit {
     fn call(&self, peer: &Peer, order: Order, within: Duration) -> Result<Self::Answer, SendError>;
     /// The limits to keep.
     fn options(&self) -> &ClientOptions;
+    /// The time that a call may take that names none.
+    fn within(&self) -> Duration;
 }
 
 /// Sends from any thread and any executor. Cheap to clone.
 #[derive(Clone)]
-pub struct Client(Arc<ClientState>);
+pub struct Client {
+    state: Arc<ClientState>,
+    /// Its calls end by then, unless they say otherwise: so does the call that is being served.
+    until: Option<Instant>,
+}
 
 struct ClientState {
     ports: Vec<ShardPort>,
@@ -170,12 +176,15 @@ struct ClientState {
 impl Client {
     /// A client of the shards behind these ports.
     pub fn new(ports: Vec<ShardPort>, clock: Clock, options: ClientOptions) -> Self {
-        Self(Arc::new(ClientState {
-            ports,
-            next_shard: AtomicUsize::new(0),
-            clock,
-            options,
-        }))
+        Self {
+            state: Arc::new(ClientState {
+                ports,
+                next_shard: AtomicUsize::new(0),
+                clock,
+                options,
+            }),
+            until: None,
+        }
     }
 
     /// Begins to connect to a process, from the shards in turn, and returns at once: messages wait
@@ -188,7 +197,7 @@ impl Client {
     /// goes to the shard that was dialed, or, if that is shard 0, from shard k to shard k (modulo
     /// their number).
     pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
-        let shard = self.0.next_shard.fetch_add(1, Relaxed) % self.0.ports.len();
+        let shard = self.state.next_shard.fetch_add(1, Relaxed) % self.state.ports.len();
         self.connect_from(shard, endpoint)
     }
 
@@ -227,8 +236,16 @@ impl Client {
         Message::new(self, handler.into())
     }
 
+    /// One for a handler that serves a call with this deadline.
+    pub(crate) fn until(&self, deadline: Option<Instant>) -> Self {
+        Self {
+            state: self.state.clone(),
+            until: deadline,
+        }
+    }
+
     fn ask_for(&self, shard: usize, connect: Connect) -> Result<(), NotSent> {
-        let asked = self.0.ports[shard].connects.try_send(connect);
+        let asked = self.state.ports[shard].connects.try_send(connect);
         asked.map_err(|refused| match refused {
             Refused::Full(_) => NotSent::Full,
             Refused::Closed(_) => NotSent::Closed,
@@ -242,7 +259,7 @@ impl Client {
         submit: impl FnOnce(Connect) -> Result<(), NotSent>,
     ) -> Result<Peer, ConnectError> {
         let endpoint: Endpoint = endpoint.parse()?;
-        let options = &self.0.options;
+        let options = &self.state.options;
         let shared = Arc::new(PeerShared {
             credit: Credit::new(options.outgoing_messages_max, options.outgoing_bytes_max),
             account: Account::default(),
@@ -255,7 +272,7 @@ impl Client {
             is_routed: false,
         })
         .map_err(ConnectError::NotAccepted)?;
-        let port = self.0.ports[shard].submissions.clone();
+        let port = self.state.ports[shard].submissions.clone();
         Ok(Peer(Arc::new(PeerHandle {
             id: peer,
             shard,
@@ -269,14 +286,14 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("shards", &self.0.ports.len())
+            .field("shards", &self.state.ports.len())
             .finish_non_exhaustive()
     }
 }
 
 impl Client {
     pub(crate) fn now(&self) -> Instant {
-        self.0.clock.now()
+        self.state.clock.now()
     }
 
     fn submit(&self, peer: &Peer, message: Submitted) -> Result<(), SendError> {
@@ -338,7 +355,15 @@ impl Submit for Client {
     }
 
     fn options(&self) -> &ClientOptions {
-        &self.0.options
+        &self.state.options
+    }
+
+    #[inline]
+    fn within(&self) -> Duration {
+        let most = self.state.options.deadline;
+        self.until.map_or(most, |until| {
+            until.saturating_duration_since(self.now()).min(most)
+        })
     }
 }
 

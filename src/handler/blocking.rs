@@ -139,7 +139,7 @@ impl BlockingCall {
             run,
             cx: BlockingContext {
                 shard: **lent.shard,
-                client: lent.client.remote().clone(),
+                client: lent.client.remote().until(arrival.deadline),
                 deadline: arrival.deadline,
                 route_key: arrival.header.route_key,
             },

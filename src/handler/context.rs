@@ -90,7 +90,14 @@ impl TaskContext {
         self.route_key
     }
 
-    /// Sends from this shard; the answers may be awaited.
+    /// What is left until then, at least nothing. Reads the clock.
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.deadline?;
+        Some(deadline.saturating_duration_since(self.client.now()))
+    }
+
+    /// Sends from this shard; the answers may be awaited. Its calls, and those of its clones, end
+    /// no later than the one that is served here, unless they say otherwise by `within`.
     pub fn client(&self) -> &LocalClient {
         &self.client
     }
@@ -133,7 +140,9 @@ impl BlockingContext {
         self.route_key
     }
 
-    /// Sends from any thread. To wait for an answer blocks a thread of the pool, and no shard.
+    /// Sends from any thread. To wait for an answer blocks a thread of the pool, and no shard. Its
+    /// calls, and those of its clones, end no later than the one that is served here, unless they
+    /// say otherwise by `within`.
     pub fn client(&self) -> &Client {
         &self.client
     }

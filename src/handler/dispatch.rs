@@ -127,6 +127,9 @@ impl Registry {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
             Runner::Blocking(run) => {
+                if let Some(crowding) = self.entries[index].crowding() {
+                    return refuse(header, arrival.outbox, None, &crowding);
+                }
                 let call = BlockingCall::new(index, run.clone(), &arrival, &lent);
                 Dispatch::Block(Box::new(call))
             }
@@ -237,15 +240,18 @@ impl Registry {
             deadline,
             ..
         } = arrival;
-        let Runner::Spawned(handler) = &mut self.entries[index].runner else {
-            unreachable!("was just matched")
-        };
         if !lent.may_spawn {
             return refuse(&header, outbox, None, &Objection::TooManyTasks.into());
         }
+        if let Some(crowding) = self.entries[index].crowding() {
+            return refuse(&header, outbox, None, &crowding);
+        }
+        let Runner::Spawned(handler) = &mut self.entries[index].runner else {
+            unreachable!("was just matched")
+        };
         let cx = TaskContext {
             shard: lent.shard.clone(),
-            client: lent.client.clone(),
+            client: lent.client.until(deadline),
             timers: lent.timers.clone(),
             deadline,
             route_key: header.route_key,

@@ -4,11 +4,11 @@ use std::{fmt, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
-use super::{ShardInfo, blocking::Blocking, inline::Inline, spawned::Spawned};
+use super::{Failure, ShardInfo, blocking::Blocking, inline::Inline, spawned::Spawned};
 use crate::{
     codec::Decoder,
     error::RegistryError,
-    wire::{Affinity, HandlerKey, Header, shard_of_key},
+    wire::{Affinity, HandlerKey, Header, Reason, shard_of_key},
 };
 
 /// Names that begin so belong to corelane.
@@ -23,6 +23,7 @@ pub struct Handler {
     name: Arc<str>,
     home: Home,
     is_blocking: bool,
+    running_max: usize,
     make: Arc<dyn Fn(&ShardInfo) -> Runner + Send + Sync>,
 }
 
@@ -41,6 +42,20 @@ pub(super) struct Entry {
     pub(super) name: Arc<str>,
     pub(super) home: Home,
     pub(super) runner: Runner,
+    /// Messages that run as tasks, or wait or run on the pool.
+    running: usize,
+    running_max: usize,
+}
+
+impl Entry {
+    /// What speaks against one more message beside the reactor.
+    pub(super) fn crowding(&self) -> Option<Failure> {
+        let (name, most) = (&self.name, self.running_max);
+        (self.running >= most).then(|| Failure {
+            reason: Reason::Overloaded,
+            text: format!("{name:?} runs at most {most} messages at once on a shard"),
+        })
+    }
 }
 
 /// What runs, and how.
@@ -60,6 +75,7 @@ impl Handler {
             name: name.into(),
             home: Home::Local,
             is_blocking: false,
+            running_max: usize::MAX,
             make: Arc::new(make),
         }
     }
@@ -90,6 +106,21 @@ impl Handler {
     pub fn by_route_key(self) -> Self {
         let home = Home::RouteKey;
         Self { home, ..self }
+    }
+
+    /// No more of its messages than this are under way at once on a shard; one more is nacked
+    /// `Overloaded`, with its name and this limit. 0 counts as 1.
+    ///
+    /// For spawned and blocking handlers: a message is under way from when it is read until it is
+    /// answered, so that of a blocking one those that wait for a thread count, too. Without it the
+    /// limits of the config alone hold, for all handlers together. An inline handler runs one
+    /// message at a time anyway.
+    pub fn concurrency(self, at_once: usize) -> Self {
+        let running_max = at_once.max(1);
+        Self {
+            running_max,
+            ..self
+        }
     }
 
     /// Where its messages run in a process of so many shards.
@@ -200,6 +231,8 @@ impl Registry {
                         home => home,
                     },
                     runner: (handler.make)(shard),
+                    running: 0,
+                    running_max: handler.running_max,
                 })
                 .collect(),
             own: shard.shard,
@@ -208,6 +241,16 @@ impl Registry {
             scratch: Vec::new(),
             last: None,
         }
+    }
+
+    /// A message of this handler runs from now on beside the reactor, or waits for a thread.
+    pub fn begin(&mut self, handler: usize) {
+        self.entries[handler].running += 1;
+    }
+
+    /// It is answered, or cannot be.
+    pub fn end(&mut self, handler: usize) {
+        self.entries[handler].running -= 1;
     }
 
     /// The names in the order of their indexes.

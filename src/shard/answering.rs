@@ -111,6 +111,7 @@ impl Core {
             }
             Dispatch::Spawn(spawning) => {
                 self.recorder.counters.spawned += 1;
+                self.registry.begin(spawning.handler);
                 let origin = Origin::Here(connection);
                 let underway = &mut self.underway;
                 self.tasks.spawn(origin, read, spawning, underway);
@@ -345,6 +346,7 @@ impl Core {
             _ => self.tasks.retire(),
         }
         self.underway.remove(end.place);
+        self.registry.end(end.handler);
         if end.ran != Ran::Nowhere {
             let took = now.saturating_duration_since(end.read);
             self.recorder.record_in_handler(end.handler, nanos(took));

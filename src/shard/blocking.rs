@@ -205,13 +205,14 @@ impl Core {
         message: &mut Received<'_>,
         outbox: &mut Outbox,
     ) {
-        let header = call.header;
+        let (header, handler) = (call.header, call.handler);
         if let Some(port) = &mut self.blocking
             && port.has_room()
         {
             call.take_payload(message);
             let (origin, underway) = (Origin::Here(connection), &mut self.underway);
             if port.submit(origin, read, call, underway).is_ok() {
+                self.registry.begin(handler);
                 self.recorder.counters.blocking += 1;
                 return;
             }
@@ -227,6 +228,7 @@ impl Core {
         mut parcel: Box<Parcel>,
         mut call: Box<BlockingCall>,
     ) -> Option<Box<Parcel>> {
+        let handler = call.handler;
         if let Some(port) = &mut self.blocking
             && port.has_room()
         {
@@ -236,6 +238,7 @@ impl Core {
             parcel = match port.submit(origin, read, call, &mut self.underway) {
                 Err(Origin::There { parcel, .. }) => parcel,
                 _ => {
+                    self.registry.begin(handler);
                     self.recorder.counters.blocking += 1;
                     return None;
                 }

@@ -257,6 +257,7 @@ impl Core {
                 self.recorder.counters.spawned += 1;
                 let read = parcel.read;
                 let origin = Origin::There { home, parcel };
+                self.registry.begin(spawning.handler);
                 let underway = &mut self.underway;
                 return self.tasks.spawn(origin, read, spawning, underway);
             }

@@ -126,6 +126,7 @@ impl Runs {
             self.run("run.last").on_last_shard(),
             self.run("run.key").by_route_key(),
             self.sleep("sleep"),
+            self.sleep("sleep.few").concurrency(2),
             self.sleep("sleep.last").on_last_shard(),
             self.sleep("sleep.key").by_route_key(),
             self.spin("spin"),

@@ -50,13 +50,14 @@ struct Connected {
 /// Where a message may run: where it arrives, on the last shard, where one of two route keys lives.
 const PLACES: usize = 4;
 /// The handlers' names, and where they run.
-const HANDLERS: [(&str, usize); 14] = [
+const HANDLERS: [(&str, usize); 15] = [
     ("run", 0),
     ("run", 0),
     ("spin", 0),
     ("spin", 0),
     ("spin.last", 1),
     ("sleep", 0),
+    ("sleep.few", 0),
     ("block", 0),
     ("block.last", 1),
     ("nobody", 0),
