@@ -10,13 +10,14 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use corelane::{
     Config, Runtime,
     client::Peer,
     config::IdleStrategy,
-    handler::{TaskContext, inline, inline_raw},
+    handler::{Batch, Item, TaskContext, batched, batched_raw, inline, inline_raw},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -208,6 +209,48 @@ fn nothing_is_allocated_per_message() {
             assert!(count <= PER_ROUND_MAX, "{mode:?}: {count} for {MESSAGES}");
         }
     }
+}
+
+/// Replies share buffers, and what is collected stays where it has grown.
+#[test]
+fn nothing_is_allocated_per_message_of_a_batch() {
+    const MESSAGES: u64 = 3_000;
+    let _alone = ALONE
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let config = Config::default()
+        .with_shards(1)
+        .with_idle(IdleStrategy::Spin)
+        .with_listen(["tcp://127.0.0.1:0"]);
+    let batch = Batch {
+        count_max: 8,
+        bytes_max: 1 << 20,
+        age_max: Duration::ZERO,
+    };
+    let next = batched("next", batch, |items: &mut [Item<Counted, Counted>], _| {
+        for item in items {
+            let next = Counted(item.request().0 + 1);
+            item.answer(Ok(next));
+        }
+    });
+    let echo = batched_raw("echo", batch, |items, _| {
+        for item in items {
+            let reply = item.request().clone();
+            item.answer(Ok(reply));
+        }
+    });
+    let builder = Runtime::builder(config).handlers([next, echo]);
+    let runtime = builder.start().unwrap();
+    let peer = runtime.client().connect(&runtime.endpoints()[0]).unwrap();
+    for mode in MODES {
+        for count in rounds(&runtime, &peer, mode, MESSAGES) {
+            let most = PER_ROUND_MAX + MESSAGES / 100;
+            assert!(count <= most, "{mode:?}: {count} for {MESSAGES}");
+        }
+    }
+    let total = runtime.metrics().total();
+    assert_eq!(total.batched, total.accepted);
+    println!("{} messages in {} batches", total.batched, total.batches);
 }
 
 /// How often so many messages allocate, in some rounds of them.

@@ -1,6 +1,8 @@
 //! The runtime as a program embeds it: real shards, real sockets, over tcp and ipc. One suite for
 //! every engine, and for every pairing of two; another one joins by a line at the end.
 
+#[path = "embedding/batched.rs"]
+mod batched;
 #[path = "embedding/blocking.rs"]
 mod blocking;
 #[path = "embedding/cancelling.rs"]
@@ -79,6 +81,10 @@ macro_rules! suite {
                 cancelling:
                     a_dropped_call_stops_its_handler
                     a_handler_is_stopped_at_its_deadline;
+                batched:
+                    a_batch_runs_by_count_bytes_or_age
+                    each_message_of_a_batch_ends_on_its_own
+                    what_waits_for_a_batch_may_be_cancelled_and_is_drained;
                 kinds:
                     no_more_run_at_once_than_a_handler_allows
                     calls_of_a_handler_end_with_the_call_that_it_serves;

@@ -28,7 +28,7 @@ use scenario::{Trace, simulate};
 use world::World;
 
 /// How many seeds a plain `cargo test` runs: a few seconds' worth.
-const SEEDS: u64 = 250;
+const SEEDS: u64 = 350;
 
 #[test]
 fn every_call_ends_once_and_every_message_is_accounted_for() {

@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Arrival, BlockingContext, Handler, Lent,
-    dispatch::{Failure, check_reply},
+    failure::{Failure, check_reply},
 };
 use crate::{
     codec::{self, Decoder},

@@ -13,20 +13,18 @@ use quanta::Instant;
 
 use super::{
     BlockingCall, Context, Registry, ShardInfo, TaskContext, Timers,
+    failure::{Failure, Objection, check_reply},
     inline::{InlineCall, Reply},
     registry::{Home, Runner},
 };
 use crate::{
     client::LocalClient,
-    error::{CodecError, HandlerError},
+    error::HandlerError,
     wire::{
-        ATTACHED_BYTES_MIN, Codec, Draft, Flags, HandlerKey, Header, Kind, Outbox, PayloadWriter,
-        Reason, Received,
+        ATTACHED_BYTES_MIN, Codec, Draft, Flags, Header, Kind, Outbox, PayloadWriter, Reason,
+        Received,
     },
 };
-
-/// Bytes of the longest text in a nack.
-const NACK_BYTES_MAX: usize = 4096;
 
 /// A message that names a handler, as it stands in the engine's buffers.
 #[derive(Debug)]
@@ -70,6 +68,8 @@ pub enum Dispatch {
     Spawn(Spawning),
     /// It is to run on a thread of the pool. Its payload is where it was.
     Block(Box<BlockingCall>),
+    /// It waits with the batch of the handler with this index, which may have to run now.
+    Collect(usize),
     /// It was answerable, but there is no room for an answer: it did not run.
     NoRoom,
 }
@@ -89,27 +89,6 @@ pub struct Spawning {
 /// The future of a spawned handler: its encoded reply.
 pub(super) type TaskFuture = Pin<Box<dyn Future<Output = Result<Bytes, HandlerError>>>>;
 
-/// Why a handler gave no reply: what the nack says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The reason.
-    pub reason: Reason,
-    /// The text.
-    pub text: String,
-}
-
-/// What speaks against a message before its handler is called.
-#[derive(Clone, Copy)]
-enum Objection {
-    Codec(u8),
-    Compressed,
-    NoDeadline,
-    NoRouteKey,
-    UnknownHandler(HandlerKey),
-    TooLate,
-    TooManyTasks,
-}
-
 impl Registry {
     /// Runs the handler that a message names, or makes its task, and writes the answer that is due
     /// by now.
@@ -126,6 +105,7 @@ impl Registry {
         match &self.entries[index].runner {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
+            Runner::Batched(_) => self.collect(index, arrival),
             Runner::Blocking(run) => {
                 if let Some(crowding) = self.entries[index].crowding() {
                     return refuse(header, arrival.outbox, None, &crowding);
@@ -232,6 +212,24 @@ impl Registry {
         Dispatch::Handled(index)
     }
 
+    fn collect(&mut self, index: usize, arrival: Arrival<'_, '_>) -> Dispatch {
+        let Arrival {
+            header,
+            message,
+            outbox,
+            deadline,
+            ..
+        } = arrival;
+        let Runner::Batched(handler) = &mut self.entries[index].runner else {
+            unreachable!("was just matched")
+        };
+        let decoder = &mut self.decoder;
+        match handler.collect(&header, deadline, message.payload(), decoder) {
+            Ok(()) => Dispatch::Collect(index),
+            Err(failure) => refuse(&header, outbox, None, &failure),
+        }
+    }
+
     fn make_task(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
         let Arrival {
             header,
@@ -313,97 +311,6 @@ impl std::fmt::Debug for Spawning {
     }
 }
 
-impl Failure {
-    /// The text as a nack carries it: cut at [`NACK_BYTES_MAX`], since a handler's error may hold
-    /// any amount.
-    fn words(&self) -> &[u8] {
-        &self.text.as_bytes()[..self.text.floor_char_boundary(NACK_BYTES_MAX)]
-    }
-
-    /// Its deadline passed before its handler began.
-    pub(super) fn too_late() -> Self {
-        Objection::TooLate.into()
-    }
-
-    pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
-        let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-            (Some(text), _) => text,
-            (_, Some(text)) => text.as_str(),
-            _ => "the handler panicked",
-        };
-        Self {
-            reason: Reason::HandlerPanicked,
-            text: text.to_owned(),
-        }
-    }
-}
-
-impl From<Objection> for Failure {
-    #[cold]
-    fn from(objection: Objection) -> Self {
-        let (reason, text) = match objection {
-            Objection::Codec(number) => {
-                let text = format!("codec {number} is unknown here");
-                return Self {
-                    reason: Reason::Unsupported,
-                    text,
-                };
-            }
-            Objection::UnknownHandler(key) => {
-                let text = format!("no handler has the key {key}");
-                return Self {
-                    reason: Reason::UnknownHandler,
-                    text,
-                };
-            }
-            Objection::Compressed => (Reason::Unsupported, "compressed payloads are not supported"),
-            Objection::NoDeadline => (
-                Reason::Malformed,
-                "a request or confirmed message takes a deadline",
-            ),
-            Objection::NoRouteKey => (
-                Reason::Malformed,
-                "the handler is sharded by route key, and the message has none (0)",
-            ),
-            Objection::TooLate => (
-                Reason::DeadlineExceeded,
-                "the deadline passed before the handler began",
-            ),
-            Objection::TooManyTasks => (
-                Reason::Overloaded,
-                "limits.spawned_max tasks run on this shard already",
-            ),
-        };
-        Self {
-            reason,
-            text: text.to_owned(),
-        }
-    }
-}
-
-impl From<HandlerError> for Failure {
-    fn from(error: HandlerError) -> Self {
-        Self {
-            reason: Reason::HandlerFailed,
-            text: error.text().to_owned(),
-        }
-    }
-}
-
-/// A payload that cannot be decoded is its sender's fault, not the handler's.
-impl From<CodecError> for Failure {
-    fn from(error: CodecError) -> Self {
-        let reason = match error {
-            CodecError::Untyped { .. } => Reason::Unsupported,
-            _ => Reason::Malformed,
-        };
-        Self {
-            reason,
-            text: error.to_string(),
-        }
-    }
-}
-
 impl Reply {
     /// A reply within the limit is one; `written` is how much stands in the write buffer.
     #[inline]
@@ -461,16 +368,6 @@ fn refuse(header: &Header, outbox: &mut Outbox, ran: Option<usize>, failure: &Fa
         }
     }
     Dispatch::Nacked(ran, failure.reason)
-}
-
-pub(super) fn check_reply(bytes: usize, bytes_max: usize) -> Result<(), Failure> {
-    match bytes <= bytes_max {
-        true => Ok(()),
-        false => Err(Failure {
-            reason: Reason::HandlerFailed,
-            text: format!("a reply of {bytes} bytes; limits.message_bytes_max is {bytes_max}"),
-        }),
-    }
 }
 
 /// A task whose panic is its answer, and whose reply is within the limit.

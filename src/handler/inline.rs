@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Context, Handler, ShardInfo, dispatch::Failure, registry::Runner};
+use super::{Context, Handler, ShardInfo, failure::Failure, registry::Runner};
 use crate::{
     codec::{self, Decoder},
     error::HandlerError,

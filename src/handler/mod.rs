@@ -8,11 +8,13 @@
 //! |---|---|---|---|
 //! | [`inline()`] | in the reactor's turn, on the shard that read the message | a few microseconds, no await | the shard's own |
 //! | [`spawned()`] | a local task on that shard, at most `limits.spawned_max` | awaits | the shard's own |
+//! | [`batched()`] | in a turn, once for many messages of that shard | amortized work | the shard's own |
 //! | [`blocking()`] | a thread of the process's pool of `blocking.threads` | long or blocking work | shared |
 //!
 //! ```
 //! use corelane::handler::{
-//!     HandlerError, blocking, inline, inline_in_place, inline_raw, inline_with, spawned,
+//!     Batch, HandlerError, Item, batched, blocking, inline, inline_in_place, inline_raw,
+//!     inline_with, spawned,
 //! };
 //!
 //! #[derive(serde::Deserialize)]
@@ -56,22 +58,40 @@
 //!     cx.sleep(std::time::Duration::from_millis(ms)).await;
 //!     Err::<(), _>(HandlerError::new("slept for nothing"))
 //! });
+//! // Called once for many messages; each has its own answer.
+//! let batch = Batch {
+//!     count_max: 100,
+//!     bytes_max: 1 << 20,
+//!     age_max: std::time::Duration::from_millis(1),
+//! };
+//! let store = batched("store", batch, |rows: &mut [Item<String, usize>], _cx| {
+//!     for row in rows {
+//!         let bytes = row.request().len();
+//!         row.answer(Ok(bytes));
+//!     }
+//! });
 //! // Long or blocking work: on a thread of a bounded pool, off the shards' CPUs.
 //! let size = blocking("size", |path: String, _cx| Ok(std::fs::metadata(path)?.len()));
 //! ```
 
+mod batched;
 mod blocking;
 mod context;
 mod dispatch;
+mod failure;
 mod inline;
 mod registry;
 mod spawned;
 mod timers;
 
 pub use crate::error::HandlerError;
+pub use batched::{
+    Batch, BatchContext, Item, batched, batched_raw, batched_raw_with, batched_with,
+};
 pub use blocking::{BlockingCall, blocking, blocking_raw};
 pub use context::{BlockingContext, Context, ShardInfo, TaskContext};
-pub use dispatch::{Arrival, Dispatch, Failure, Lent, Spawning};
+pub use dispatch::{Arrival, Dispatch, Lent, Spawning};
+pub use failure::Failure;
 pub use inline::{
     inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with,
 };

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
-use super::{Failure, ShardInfo, blocking::Blocking, inline::Inline, spawned::Spawned};
+use super::{
+    Failure, ShardInfo, batched::Batched, blocking::Blocking, inline::Inline, spawned::Spawned,
+};
 use crate::{
     codec::Decoder,
     error::RegistryError,
@@ -62,6 +64,7 @@ impl Entry {
 pub(super) enum Runner {
     Inline(Box<dyn Inline>),
     Spawned(Box<dyn Spawned>),
+    Batched(Box<dyn Batched>),
     /// The same on every shard.
     Blocking(Arc<dyn Blocking>),
 }

@@ -5,11 +5,7 @@ use std::{future::Future, marker::PhantomData};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
-    Handler, TaskContext,
-    dispatch::{Failure, TaskFuture},
-    registry::Runner,
-};
+use super::{Handler, TaskContext, dispatch::TaskFuture, failure::Failure, registry::Runner};
 use crate::{
     codec::{self, Decoder},
     error::HandlerError,

@@ -47,11 +47,15 @@ pub struct Counters {
     pub blocking: u64,
     /// Those of them that wait, run or are not answered now: the other gauge.
     pub blocking_now: u64,
+    /// Messages that were collected for batched handlers.
+    pub batched: u64,
+    /// Times that a batch was run.
+    pub batches: u64,
     /// Answers dropped because they were late, duplicate or foreign.
     pub late_answers: u64,
     /// Headers that could not be decoded.
     pub malformed: u64,
-    /// Inline runs that took longer than their budget.
+    /// Inline runs, and runs of batches, that took longer than their budget.
     pub inline_overruns: u64,
 
     /// Calling side: requests and confirmed messages that this shard was given to send. They end as
@@ -121,6 +125,8 @@ impl AddAssign for Counters {
             spawned_now,
             blocking,
             blocking_now,
+            batched,
+            batches,
             late_answers,
             malformed,
             inline_overruns,
@@ -150,6 +156,8 @@ impl AddAssign for Counters {
         self.spawned_now += spawned_now;
         self.blocking += blocking;
         self.blocking_now += blocking_now;
+        self.batched += batched;
+        self.batches += batches;
         self.late_answers += late_answers;
         self.malformed += malformed;
         self.inline_overruns += inline_overruns;

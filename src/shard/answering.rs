@@ -6,6 +6,7 @@ use quanta::Instant;
 
 use super::{
     Core, Parcel, Phase, Shard,
+    batches::Waiting,
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
     turn::nanos,
 };
@@ -117,6 +118,18 @@ impl Core {
                 self.tasks.spawn(origin, read, spawning, underway);
             }
             Dispatch::Block(call) => self.block(connection, read, call, message, outbox),
+            Dispatch::Collect(handler) => {
+                let is_answered = header.kind != Kind::OneWay;
+                let waiting = Waiting {
+                    origin: Origin::Here(connection),
+                    header,
+                    read,
+                    deadline,
+                    promise: is_answered.then(|| outbox.promise()),
+                    is_cancelled: false,
+                };
+                self.join_batch(handler, waiting, message.payload_bytes());
+            }
             Dispatch::NoRoom => self.recorder.counters.lost += 1,
         }
     }
@@ -204,7 +217,7 @@ impl Core {
     /// Names a handler that outran its budget; again only when it has doubled its longest run, so
     /// that a slow one does not flood the log.
     #[cold]
-    fn log_overrun(&mut self, handler: usize, ran_ns: u64) {
+    pub(super) fn log_overrun(&mut self, handler: usize, ran_ns: u64) {
         if ran_ns >= self.logged_ns[handler].saturating_mul(2) {
             self.logged_ns[handler] = ran_ns;
             let name = self.registry.names().nth(handler).unwrap_or_default();
@@ -213,7 +226,7 @@ impl Core {
                 shard = self.info.shard,
                 ran_us = ran_ns / 1000,
                 budget_us = self.options.inline_budget.as_micros() as u64,
-                "an inline handler outran its budget; nothing else ran on its shard meanwhile"
+                "a handler outran its inline budget; nothing else ran on its shard meanwhile"
             );
         }
     }
@@ -303,12 +316,20 @@ impl Core {
         outbox: Option<&mut Outbox>,
     ) -> Option<FinishedTask> {
         let end = &task.end;
-        let answered = outbox.map(|outbox| match &end.result {
-            Some(result) => Spawning::answer(&end.header, result, outbox),
-            None => Ok(()),
+        let answered = outbox.and_then(|outbox| match (end.promise, &end.result) {
+            (Some(promise), result) => {
+                if let Some(result) = result {
+                    let _ = Spawning::answer(&end.header, result, &mut self.kept_answer);
+                }
+                let is_kept = outbox.keep(promise, &mut self.kept_answer);
+                self.kept_answer.clear();
+                is_kept.then_some(Ok(()))
+            }
+            (None, Some(result)) => Some(Spawning::answer(&end.header, result, outbox)),
+            (None, None) => Some(Ok(())),
         });
         let is_awaited = end.header.kind != Kind::OneWay && end.result.is_some();
-        let has_run = end.ran != Ran::Nowhere;
+        let has_run = end.ran.is_somewhere();
         match answered {
             Some(Err(_)) => return Some(task),
             Some(Ok(())) if is_awaited && has_run => self.replied.push((end.handler, end.read)),
@@ -342,12 +363,15 @@ impl Core {
 
     fn retire_task(&mut self, now: Instant, end: TaskEnd) {
         match (end.ran, &mut self.blocking) {
+            (Ran::InBatch | Ran::OutOfBatch, _) => self.batches.retire(),
             (Ran::OnPool | Ran::Nowhere, Some(port)) => port.retire(end.ran),
             _ => self.tasks.retire(),
         }
-        self.underway.remove(end.place);
-        self.registry.end(end.handler);
-        if end.ran != Ran::Nowhere {
+        if !matches!(end.ran, Ran::InBatch | Ran::OutOfBatch) {
+            self.underway.remove(end.place);
+            self.registry.end(end.handler);
+        }
+        if matches!(end.ran, Ran::AsTask | Ran::OnPool) {
             let took = now.saturating_duration_since(end.read);
             self.recorder.record_in_handler(end.handler, nanos(took));
         }
@@ -366,8 +390,8 @@ impl Core {
         let counters = &mut self.recorder.counters;
         counters.stopped += 1;
         match ran {
-            Ran::Nowhere => counters.lost += 1,
-            Ran::AsTask | Ran::OnPool => counters.indeterminate += 1,
+            Ran::Nowhere | Ran::OutOfBatch => counters.lost += 1,
+            Ran::AsTask | Ran::OnPool | Ran::InBatch => counters.indeterminate += 1,
         }
     }
 }

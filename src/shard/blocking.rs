@@ -180,6 +180,7 @@ impl BlockingWorker {
             handler,
             read,
             place,
+            promise: None,
             result,
         };
         let task = FinishedTask { origin, end };

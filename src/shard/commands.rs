@@ -49,6 +49,7 @@ impl<E: Engine> Shard<E> {
             return;
         }
         self.engine.stop_listening();
+        self.core.run_batches(None);
         self.core.side.caller.borrow_mut().refuse_new();
         let goodbye = Header::new(Kind::Goodbye, 0);
         for &connection in self.core.introduced.keys() {
@@ -68,11 +69,13 @@ impl<E: Engine> Shard<E> {
     pub(super) fn step_drain(&mut self, now: Instant) {
         let Self { engine, core } = self;
         let jobs = core.jobs_under_way();
+        let is_batching = core.batches.under_way() != (0, 0);
         let Phase::Draining(draining) = &mut core.phase else {
             return;
         };
         let is_calling = !core.side.caller.borrow().is_idle();
-        let is_serving = core.tasks.live() > 0 || jobs > 0 || !core.crossing.is_idle();
+        let is_serving =
+            core.tasks.live() > 0 || jobs > 0 || is_batching || !core.crossing.is_idle();
         let is_done = !is_serving && !is_calling && engine.is_flushed();
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;
@@ -91,6 +94,9 @@ impl<E: Engine> Shard<E> {
     fn give_up(&mut self) {
         self.core.recorder.counters.indeterminate += self.core.tasks.live_handlers() as u64;
         self.core.recorder.counters.lost += self.core.crossing.held() as u64;
+        let (waiting, unanswered) = self.core.batches.under_way();
+        self.core.recorder.counters.lost += waiting as u64;
+        self.core.recorder.counters.indeterminate += unanswered as u64;
         self.core.give_jobs_up();
         self.stop_calling();
         self.core.record_ends();

@@ -15,6 +15,7 @@ use quanta::Instant;
 
 use super::{
     Core, Phase, Shard,
+    batches::Waiting,
     parcel::{self, Parcel},
     tasks::{Origin, TaskEnd},
     underway::Sent,
@@ -213,7 +214,7 @@ impl Core {
     fn run_arrived(&mut self, now: Instant, home: usize, mut parcel: Box<Parcel>) {
         let header = parcel.header;
         if header.kind == Kind::Cancel {
-            self.underway.cancel(&Sent {
+            self.cancel_here(&Sent {
                 home: Some(home),
                 connection: parcel.connection,
                 correlation: header.correlation,
@@ -265,6 +266,19 @@ impl Core {
                 Some(refused) => return self.send_home(home, refused),
                 None => return,
             },
+            Dispatch::Collect(handler) => {
+                let (read, deadline) = (parcel.read, parcel.deadline);
+                let bytes = parcel.payload_bytes();
+                let waiting = Waiting {
+                    origin: Origin::There { home, parcel },
+                    header,
+                    read,
+                    deadline,
+                    promise: None,
+                    is_cancelled: false,
+                };
+                return self.join_batch(handler, waiting, bytes);
+            }
             Dispatch::NoRoom => unreachable!("there is room for one answer"),
         };
         parcel.set_handler(handler);

@@ -6,6 +6,7 @@
 //! a virtual clock.
 
 mod answering;
+mod batches;
 mod blocking;
 mod calling;
 mod command;
@@ -24,6 +25,9 @@ use quanta::{Clock, Instant};
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
+use self::{
+    batches::Batches, crossing::Crossing, meeting::Expected, tasks::Tasks, underway::Underway,
+};
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingWorker},
     command::{Command, Drained, Guest, LocalFuture},
@@ -32,7 +36,6 @@ pub use self::{
     tasks::Spawner,
     turn::Turn,
 };
-use self::{crossing::Crossing, meeting::Expected, tasks::Tasks, underway::Underway};
 use crate::{
     client::{CallerLimits, CallingSide, Client, Connect, LocalClient, Submission},
     engine::{ConnectionId, Engine},
@@ -40,7 +43,7 @@ use crate::{
     metrics::Recorder,
     peers::{PeerId, PeerTable},
     route::{Doorbell, Inbox, Mesh},
-    wire::Hello,
+    wire::{Hello, Outbox},
 };
 
 /// The limits that a shard keeps; derived from the checked configuration.
@@ -131,6 +134,9 @@ struct Core {
     timers: Rc<Timers>,
     tasks: Tasks,
     underway: Underway,
+    batches: Batches,
+    /// The answer of a batch's message, on its way to the place that was kept for it.
+    kept_answer: Outbox,
     crossing: Crossing,
     blocking: Option<BlockingPort>,
     peers: PeerTable<ConnectionId>,
@@ -196,6 +202,7 @@ impl<E: Engine> Shard<E> {
         };
         let side = Rc::new(CallingSide::new(limits, options.inbox_capacity, connects));
         let local_client = LocalClient::new(info.shard, side.clone(), client);
+        let batches = Batches::new(names.len());
         let core = Core {
             info: Rc::new(info),
             options,
@@ -216,6 +223,8 @@ impl<E: Engine> Shard<E> {
             local_client,
             tasks: Tasks::new(spawner, options.spawned_max),
             underway: Underway::default(),
+            batches,
+            kept_answer: Outbox::new(1, usize::MAX),
             crossing: Crossing::new(mesh, options.buffered_bytes_max),
             blocking,
             peers: PeerTable::new(),

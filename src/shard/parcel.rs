@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use quanta::Instant;
 
-use super::tasks::{Ran, TaskEnd};
+use super::tasks::TaskEnd;
 use crate::{
     engine::ConnectionId,
     handler::Spawning,
@@ -121,7 +121,7 @@ impl Parcel {
             return;
         };
         // One that did not run has no time of its own.
-        self.set_handler((end.ran != Ran::Nowhere).then_some(end.handler));
+        self.set_handler(end.ran.is_somewhere().then_some(end.handler));
         if !self.is_answered {
             let answered = Spawning::answer(&end.header, result, scratch);
             debug_assert!(answered.is_ok(), "there is room for one answer");

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     engine::ConnectionId,
     handler::{Failure, Spawning},
-    wire::Header,
+    wire::{Header, Promise},
 };
 
 /// Spawns a future on the shard's own thread: glommio's, or a test's.
@@ -64,6 +64,8 @@ pub(super) struct TaskEnd {
     pub(super) read: Instant,
     /// Its place among the messages that are under way.
     pub(super) place: usize,
+    /// The place in its connection's outbox that its answer has, if it has one.
+    pub(super) promise: Option<Promise>,
     /// `None`: it was stopped, and nobody waits for an answer.
     pub(super) result: Option<Result<Bytes, Failure>>,
 }
@@ -83,9 +85,19 @@ pub(super) enum Ran {
     AsTask,
     /// On a thread of the pool.
     OnPool,
+    /// In the reactor's turn, with its batch.
+    InBatch,
+    /// Nowhere: its deadline had passed, or it was cancelled, as its batch ran.
+    OutOfBatch,
     /// Nowhere: a message for the pool, whose deadline passed, or whose sender has cancelled it,
     /// before a thread came to it.
     Nowhere,
+}
+
+impl Ran {
+    pub(super) fn is_somewhere(self) -> bool {
+        !matches!(self, Ran::Nowhere | Ran::OutOfBatch)
+    }
 }
 
 #[derive(Default)]
@@ -185,6 +197,7 @@ impl Tasks {
                 handler,
                 read,
                 place,
+                promise: None,
                 result,
             };
             let task = FinishedTask { origin, end };

@@ -27,6 +27,7 @@ impl<E: Engine> Shard<E> {
         work += self.cross(now);
         work += self.greet(now);
         work += self.core.timers.fire(now);
+        work += self.core.run_due_batches(now);
         work += self.answer_tasks(now);
         self.core.publish();
         self.core.side.caller.borrow_mut().expire(now);
@@ -120,6 +121,7 @@ impl<E: Engine> Shard<E> {
             self.core.side.caller.borrow().next_deadline(),
             self.core.expected.iter().map(|it| it.until).min(),
             self.core.timers.next_due(),
+            self.core.batches.next_due(),
             self.core.underway.next_deadline(),
             self.engine.next_wake(),
             drain,

@@ -232,6 +232,11 @@ impl Future for Stoppable {
 }
 
 impl Core {
+    /// Stops a message that runs or waits on this shard. False if there is none such.
+    pub(super) fn cancel_here(&mut self, sent: &Sent) -> bool {
+        self.underway.cancel(sent) || self.batches.cancel(sent)
+    }
+
     /// The sender of a message needs no answer to it any more: what is not handled by now is
     /// stopped, here or on the shard that it was sent over to.
     #[cold]
@@ -241,7 +246,7 @@ impl Core {
             connection,
             correlation: header.correlation,
         };
-        if self.underway.cancel(&sent) {
+        if self.cancel_here(&sent) {
             return;
         }
         let shards = match header.handler.get() {

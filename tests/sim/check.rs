@@ -7,6 +7,7 @@ use corelane::{error::Indeterminate, metrics::Counters, peers::AccountSnapshot, 
 use crate::{
     handlers::{Conduct, Order},
     load::{End, Mode, Sent},
+    scenario::BATCH_LANES,
 };
 
 /// At most one run each, in the order of sending; and who was told of a run, or of none, was told
@@ -39,6 +40,10 @@ pub(crate) fn check_runs(sent: &[Sent], runs: &[Order]) {
         let conduct = match it.end {
             Some(End::Answered) => Conduct::Return,
             Some(End::Nack(Reason::HandlerFailed)) => Conduct::Fail,
+            // All of its batch are told so.
+            Some(End::Nack(Reason::HandlerPanicked)) if it.order.lane & BATCH_LANES != 0 => {
+                continue;
+            }
             Some(End::Nack(Reason::HandlerPanicked)) => Conduct::Panic,
             _ => continue,
         };

@@ -11,7 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use corelane::handler::{Handler, HandlerError, blocking_raw, inline_raw, spawned_raw};
+use corelane::handler::{
+    Batch, Handler, HandlerError, batched_raw, blocking_raw, inline_raw, spawned_raw,
+};
 use quanta::Mock;
 
 /// A message's payload. Also its reply, byte for byte.
@@ -116,12 +118,15 @@ impl Runs {
         }
     }
 
-    /// `run` and `spin` are inline, `sleep` is spawned, `block` is blocking; all do as their
-    /// [`Order`] says. Those with `.last` run on the last shard, those with `.key` by route key.
+    /// `run` and `spin` are inline, `sleep` is spawned, `block` is blocking, `gather` is batched;
+    /// all do as their [`Order`] says. Those with `.last` run on the last shard, those with `.key`
+    /// by route key.
     pub(crate) fn handlers(&self) -> Vec<Handler> {
         vec![
             self.block("block"),
             self.block("block.last").on_last_shard(),
+            self.gather("gather"),
+            self.gather("gather.last").on_last_shard(),
             self.run("run"),
             self.run("run.last").on_last_shard(),
             self.run("run.key").by_route_key(),
@@ -160,6 +165,23 @@ impl Runs {
             // What was written before an error or a panic must not reach the caller.
             reply.extend_from_slice(payload);
             order.conduct.follow()
+        })
+    }
+
+    /// A batch panics as a whole if one of its messages says so.
+    fn gather(&self, name: &str) -> Handler {
+        let runs = self.clone();
+        let batch = Batch {
+            count_max: 4,
+            bytes_max: 3 * ORDER_BYTES + 1,
+            age_max: Duration::from_micros(700),
+        };
+        batched_raw(name, batch, move |items, _cx| {
+            let orders: Vec<Order> = items.iter().map(|it| runs.enter(it.request())).collect();
+            for (item, order) in items.iter_mut().zip(orders) {
+                let reply = item.request().clone();
+                item.answer(order.conduct.follow().map(|()| reply));
+            }
         })
     }
 

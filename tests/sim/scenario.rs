@@ -21,6 +21,8 @@ const LONG: Duration = Duration::from_millis(200);
 
 /// Set in the lanes of messages for blocking handlers.
 const POOL_LANES: u32 = 1 << 31;
+/// Set in the lanes of messages for batched ones.
+pub(crate) const BATCH_LANES: u32 = 1 << 30;
 
 struct Scenario {
     random: Rng,
@@ -50,7 +52,7 @@ struct Connected {
 /// Where a message may run: where it arrives, on the last shard, where one of two route keys lives.
 const PLACES: usize = 4;
 /// The handlers' names, and where they run.
-const HANDLERS: [(&str, usize); 15] = [
+const HANDLERS: [(&str, usize); 18] = [
     ("run", 0),
     ("run", 0),
     ("spin", 0),
@@ -60,6 +62,9 @@ const HANDLERS: [(&str, usize); 15] = [
     ("sleep.few", 0),
     ("block", 0),
     ("block.last", 1),
+    ("gather", 0),
+    ("gather", 0),
+    ("gather.last", 1),
     ("nobody", 0),
     ("run.last", 1),
     ("sleep.last", 1),
@@ -219,13 +224,8 @@ impl Scenario {
         *sequence += 1;
         let order = Order {
             id: self.next_id,
-            // What waits for the pool may be overtaken by what does not.
-            lane: *lane
-                | if handler.starts_with("block") {
-                    POOL_LANES
-                } else {
-                    0
-                },
+            // What waits for the pool or a batch may be overtaken by what does not.
+            lane: *lane | lanes_of(handler),
             sequence: *sequence,
             conduct: random
                 .choice([
@@ -322,6 +322,14 @@ impl Scenario {
 
     fn note(&mut self, what: String) {
         self.trace.push(line(self.world.now(), &what));
+    }
+}
+
+fn lanes_of(handler: &str) -> u32 {
+    match handler {
+        _ if handler.starts_with("block") => POOL_LANES,
+        _ if handler.starts_with("gather") => BATCH_LANES,
+        _ => 0,
     }
 }
 

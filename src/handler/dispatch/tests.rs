@@ -3,6 +3,7 @@
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use super::*;
+use crate::handler::failure::NACK_BYTES_MAX;
 use crate::{
     client::{CallerLimits, CallingSide, Client, ClientOptions},
     codec::Decoder,
