@@ -87,7 +87,8 @@ macro_rules! suite {
                     what_waits_for_a_batch_may_be_cancelled_and_is_drained;
                 kinds:
                     no_more_run_at_once_than_a_handler_allows
-                    calls_of_a_handler_end_with_the_call_that_it_serves;
+                    calls_of_a_handler_end_with_the_call_that_it_serves
+                    a_handler_that_outruns_its_budget_is_demoted;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

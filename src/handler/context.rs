@@ -72,6 +72,7 @@ pub struct TaskContext {
     pub(crate) timers: Rc<Timers>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) route_key: u64,
+    pub(crate) wants_reply: bool,
 }
 
 impl TaskContext {
@@ -94,6 +95,11 @@ impl TaskContext {
     pub fn remaining(&self) -> Option<Duration> {
         let deadline = self.deadline?;
         Some(deadline.saturating_duration_since(self.client.now()))
+    }
+
+    /// Whether the caller waits for a reply: a one-way or confirmed message's is thrown away.
+    pub fn wants_reply(&self) -> bool {
+        self.wants_reply
     }
 
     /// Sends from this shard; the answers may be awaited. Its calls, and those of its clones, end

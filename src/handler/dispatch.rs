@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     client::LocalClient,
-    error::HandlerError,
     wire::{
         ATTACHED_BYTES_MIN, Codec, Draft, Flags, Header, Kind, Outbox, PayloadWriter, Reason,
         Received,
@@ -87,7 +86,7 @@ pub struct Spawning {
 }
 
 /// The future of a spawned handler: its encoded reply.
-pub(super) type TaskFuture = Pin<Box<dyn Future<Output = Result<Bytes, HandlerError>>>>;
+pub(super) type TaskFuture = Pin<Box<dyn Future<Output = Result<Bytes, Failure>>>>;
 
 impl Registry {
     /// Runs the handler that a message names, or makes its task, and writes the answer that is due
@@ -253,6 +252,7 @@ impl Registry {
             timers: lent.timers.clone(),
             deadline,
             route_key: header.route_key,
+            wants_reply: header.kind == Kind::Request,
         };
         let decoder = &mut self.decoder;
         let made = catch_unwind(AssertUnwindSafe(|| {
@@ -375,7 +375,7 @@ async fn guard(mut task: TaskFuture, reply_bytes_max: usize) -> Result<Bytes, Fa
     let reply = std::future::poll_fn(move |cx| {
         match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(Failure::from)),
+            Ok(Poll::Ready(result)) => Poll::Ready(result),
             Err(panic) => Poll::Ready(Err(Failure::panicked(&*panic))),
         }
     })

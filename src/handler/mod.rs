@@ -77,6 +77,7 @@
 mod batched;
 mod blocking;
 mod context;
+mod demotion;
 mod dispatch;
 mod failure;
 mod inline;

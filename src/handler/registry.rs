@@ -26,6 +26,7 @@ pub struct Handler {
     home: Home,
     is_blocking: bool,
     running_max: usize,
+    overruns_max: u64,
     make: Arc<dyn Fn(&ShardInfo) -> Runner + Send + Sync>,
 }
 
@@ -47,6 +48,9 @@ pub(super) struct Entry {
     /// Messages that run as tasks, or wait or run on the pool.
     running: usize,
     running_max: usize,
+    /// Of an inline handler.
+    pub(super) overruns: u64,
+    pub(super) overruns_max: u64,
 }
 
 impl Entry {
@@ -79,6 +83,7 @@ impl Handler {
             home: Home::Local,
             is_blocking: false,
             running_max: usize::MAX,
+            overruns_max: u64::MAX,
             make: Arc::new(make),
         }
     }
@@ -122,6 +127,24 @@ impl Handler {
         let running_max = at_once.max(1);
         Self {
             running_max,
+            ..self
+        }
+    }
+
+    /// An inline handler that has outrun its budget (`limits.inline_budget_us`) so often on a shard
+    /// is demoted there: from its next message on, each runs as a local task, as a spawned
+    /// handler's does and within the same bounds. That is logged once and counted
+    /// (`Counters::demoted`). 0 counts as 1; other kinds are never demoted.
+    ///
+    /// The function stays what it is: while it runs, its shard does nothing else. What a demotion
+    /// buys is that what was read in the same turn is answered first, and that other tasks have
+    /// their turns between two of its messages. It costs a copy of the payload and some
+    /// allocations per message, and messages for other handlers may overtake those for this one.
+    /// Work that is long by nature belongs to [`blocking`](super::blocking()).
+    pub fn demote_after(self, overruns: u64) -> Self {
+        let overruns_max = overruns.max(1);
+        Self {
+            overruns_max,
             ..self
         }
     }
@@ -236,6 +259,8 @@ impl Registry {
                     runner: (handler.make)(shard),
                     running: 0,
                     running_max: handler.running_max,
+                    overruns: 0,
+                    overruns_max: handler.overruns_max,
                 })
                 .collect(),
             own: shard.shard,

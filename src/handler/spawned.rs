@@ -60,7 +60,8 @@ where
             let reply = (self.0)(request, cx);
             Ok(Box::pin(async move {
                 let mut payload = Vec::new();
-                codec::encode(codec, &reply.await?, &mut payload)?;
+                codec::encode(codec, &reply.await?, &mut payload)
+                    .map_err(|error| HandlerError::new(error.to_string()))?;
                 Ok(payload.into())
             }))
         }
@@ -92,7 +93,8 @@ where
             _: &mut Decoder,
             cx: TaskContext,
         ) -> Result<TaskFuture, Failure> {
-            Ok(Box::pin((self.0)(Bytes::copy_from_slice(payload), cx)))
+            let reply = (self.0)(Bytes::copy_from_slice(payload), cx);
+            Ok(Box::pin(async move { Ok(reply.await?) }))
         }
     }
 

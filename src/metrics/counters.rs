@@ -57,6 +57,8 @@ pub struct Counters {
     pub malformed: u64,
     /// Inline runs, and runs of batches, that took longer than their budget.
     pub inline_overruns: u64,
+    /// Inline handlers that were demoted, once for each shard: they run as tasks.
+    pub demoted: u64,
 
     /// Calling side: requests and confirmed messages that this shard was given to send. They end as
     /// the four entries that follow.
@@ -130,6 +132,7 @@ impl AddAssign for Counters {
             late_answers,
             malformed,
             inline_overruns,
+            demoted,
             calls,
             answered,
             call_nacked,
@@ -161,6 +164,7 @@ impl AddAssign for Counters {
         self.late_answers += late_answers;
         self.malformed += malformed;
         self.inline_overruns += inline_overruns;
+        self.demoted += demoted;
         self.calls += calls;
         self.answered += answered;
         self.call_nacked += call_nacked;
@@ -182,6 +186,8 @@ pub struct HandlerCounters {
     pub overruns: u64,
     /// The longest inline run, in nanoseconds; 0 if none ran inline.
     pub longest_inline_ns: u64,
+    /// Shards on which it was demoted: there it runs as a task.
+    pub demotions: u64,
 }
 
 impl AddAssign for HandlerCounters {
@@ -189,6 +195,7 @@ impl AddAssign for HandlerCounters {
     fn add_assign(&mut self, other: Self) {
         self.runs += other.runs;
         self.overruns += other.overruns;
+        self.demotions += other.demotions;
         self.longest_inline_ns = self.longest_inline_ns.max(other.longest_inline_ns);
     }
 }

@@ -23,8 +23,9 @@ pub(super) const OTHERS: usize = CALLED_KEYS_MAX;
 /// All durations are nanoseconds and saturate at [`LATENCY_NS_MAX`].
 #[derive(Debug)]
 pub struct Recorder {
-    /// Totals since the recorder was made. `inline_overruns` is counted by
-    /// [`record_inline_run`](Recorder::record_inline_run); the rest is the reactor's to count.
+    /// Totals since the recorder was made. `inline_overruns` and
+    /// `demoted` are counted by [`record_inline_run`](Recorder::record_inline_run) and
+    /// [`record_demotion`](Recorder::record_demotion); the rest is the reactor's to count.
     pub counters: Counters,
     names: Arc<[String]>,
     current: Interval,
@@ -85,6 +86,15 @@ impl Recorder {
             current.counters.longest_inline_ns = current.counters.longest_inline_ns.max(ns);
         }
         overran
+    }
+
+    /// Counts that a handler does not run inline any more.
+    #[cold]
+    pub fn record_demotion(&mut self, handler: usize) {
+        self.counters.demoted += 1;
+        if let Some(current) = self.current.handlers.get_mut(handler) {
+            current.counters.demotions += 1;
+        }
     }
 
     /// Records the time from reading a message to its reply standing in the write buffer. An index
@@ -298,6 +308,7 @@ mod tests {
         let expected = HandlerCounters {
             runs: 3,
             overruns: 1,
+            demotions: 0,
             longest_inline_ns: 100_001,
         };
         assert_eq!(interval.handlers[0].counters, expected);

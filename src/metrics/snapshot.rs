@@ -300,6 +300,7 @@ mod tests {
         let expected = HandlerCounters {
             runs: 3,
             overruns: 2,
+            demotions: 0,
             longest_inline_ns: 2_000,
         };
         assert_eq!(echo.counters, expected);

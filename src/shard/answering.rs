@@ -207,7 +207,7 @@ impl Core {
         let ran_ns = nanos(ended.saturating_duration_since(began));
         let budget_ns = self.inline_budget_ns;
         if self.recorder.record_inline_run(handler, ran_ns, budget_ns) {
-            self.log_overrun(handler, ran_ns);
+            self.outran(handler, ran_ns);
         }
         if kind != Kind::OneWay {
             self.replied.push((handler, began));
@@ -215,9 +215,9 @@ impl Core {
     }
 
     /// Names a handler that outran its budget; again only when it has doubled its longest run, so
-    /// that a slow one does not flood the log.
+    /// that a slow one does not flood the log. Its policy may demote it.
     #[cold]
-    pub(super) fn log_overrun(&mut self, handler: usize, ran_ns: u64) {
+    pub(super) fn outran(&mut self, handler: usize, ran_ns: u64) {
         if ran_ns >= self.logged_ns[handler].saturating_mul(2) {
             self.logged_ns[handler] = ran_ns;
             let name = self.registry.names().nth(handler).unwrap_or_default();
@@ -227,6 +227,14 @@ impl Core {
                 ran_us = ran_ns / 1000,
                 budget_us = self.options.inline_budget.as_micros() as u64,
                 "a handler outran its inline budget; nothing else ran on its shard meanwhile"
+            );
+        }
+        if self.registry.note_overrun(handler) {
+            self.recorder.record_demotion(handler);
+            tracing::warn!(
+                handler = self.registry.names().nth(handler).unwrap_or_default(),
+                shard = self.info.shard,
+                "an inline handler outran its budget too often; it runs as a task from now on"
             );
         }
     }

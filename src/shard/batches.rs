@@ -210,7 +210,7 @@ impl Core {
             self.recorder.record_in_handler(handler, ran_ns);
         }
         if is_over {
-            self.log_overrun(handler, ran_ns);
+            self.outran(handler, ran_ns);
         }
     }
 }

@@ -259,6 +259,7 @@ impl Core {
             timers: self.timers.clone(),
             deadline: None,
             route_key: 0,
+            wants_reply: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What handlers may ask for: so many at once, and the time that remains.
+//! What handlers may ask for: so many at once, the time that remains, to be demoted.
 
 use std::{
     sync::{
@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use corelane::{
     client::Call,
-    handler::{Handler, blocking, inline, spawned},
+    handler::{Handler, HandlerError, blocking, inline, inline_in_place, spawned},
     wire::Reason,
 };
 
@@ -124,4 +125,63 @@ pub(crate) fn calls_of_a_handler_end_with_the_call_that_it_serves(setup: &Setup)
     );
     let (near, far) = ask("own");
     assert!(near <= within - NAP && far > within, "{near:?}, {far:?}");
+}
+
+/// Each of the first two outruns its budget, and the third message is a task's.
+pub(crate) fn a_handler_that_outruns_its_budget_is_demoted(setup: &Setup) {
+    let slow = |n: &u64| match n {
+        0 => thread::sleep(Duration::from_millis(3)),
+        1 => std::panic::resume_unwind(Box::new("a one")),
+        _ => {}
+    };
+    let typed = inline("typed", move |n: u64, cx| {
+        slow(&n);
+        match n {
+            2 => Err(HandlerError::new("a two")),
+            _ => Ok((n, cx.wants_reply())),
+        }
+    });
+    let in_place = inline_in_place("place", |payload, _cx| {
+        thread::sleep(Duration::from_millis(3));
+        payload.reverse();
+        Ok(payload.len() - 1)
+    });
+    let handlers = vec![
+        echo(),
+        typed.demote_after(2).concurrency(100),
+        in_place.demote_after(2),
+    ];
+    let service = setup.serve_with(1, handlers, |limits| limits.inline_budget_us = 2_000);
+    let caller = setup.caller();
+    let peer = service.connect(&caller);
+    let ask = |n: u64| {
+        let message = caller.client().message("typed").json(&n).unwrap();
+        message.to(&peer).request::<(u64, bool)>().send().unwrap()
+    };
+    let reverse = || {
+        let message = caller.client().message("place").raw("abc").to(&peer);
+        message.request().wait()
+    };
+    for round in 0..5_u64 {
+        assert_eq!(ask(0).wait(), Ok((0, true)));
+        assert_eq!(reverse(), Ok(Bytes::from("cb")));
+        let demoted = service.runtime.metrics().total().demoted;
+        assert_eq!(demoted, if round == 0 { 0 } else { 2 });
+    }
+    // What a task may come to is as it was.
+    expect_nack(ask(1).wait(), Reason::HandlerPanicked, "a one");
+    expect_nack(ask(2).wait(), Reason::HandlerFailed, "a two");
+    let message = caller.client().message("typed").json("text").unwrap();
+    let unreadable = message.to(&peer).request::<()>().wait();
+    expect_nack(unreadable, Reason::Malformed, "");
+    let message = caller.client().message("typed").json(&3).unwrap();
+    message.to(&peer).confirm().wait().unwrap();
+    assert_eq!(ask(4).wait(), Ok((4, true)));
+    let metrics = service.runtime.metrics();
+    let total = metrics.total();
+    assert_eq!((total.inline_overruns, total.spawned), (4, 11));
+    for handler in metrics.handlers().filter(|it| it.name != "echo") {
+        let counters = handler.counters;
+        assert_eq!((counters.overruns, counters.demotions), (2, 1));
+    }
 }

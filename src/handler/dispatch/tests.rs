@@ -8,8 +8,8 @@ use crate::{
     client::{CallerLimits, CallingSide, Client, ClientOptions},
     codec::Decoder,
     handler::{
-        Handler, blocking_raw, inline, inline_in_place, inline_raw, inline_with, spawned,
-        spawned_raw,
+        Handler, HandlerError, blocking_raw, inline, inline_in_place, inline_raw, inline_with,
+        spawned, spawned_raw,
     },
     route::inbox,
     wire::{HandlerKey, PayloadWriter},
