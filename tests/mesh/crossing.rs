@@ -15,7 +15,8 @@ use corelane::{
     config::IdleStrategy,
     error::{CallError, Indeterminate},
     handler::{Handler, HandlerError, inline_in_place, inline_raw, spawned},
-    wire::{Reason, shard_of_key},
+    metrics::Counters,
+    wire::{Codec, HandlerKey, Header, Kind, Reason, shard_of_key},
 };
 
 use crate::{PATIENCE, caller, config, start, start_at};
@@ -257,4 +258,49 @@ fn a_drain_accounts_for_what_is_on_another_shard() {
             assert_eq!(call.wait().is_ok(), is_short);
         }
     }
+}
+
+/// By a peer that knows the wire alone: a correlation is all that it must give.
+#[test]
+fn a_cancel_that_names_no_handler_finds_the_shard_of_its_message() {
+    let hang = |name: &str| -> Handler {
+        spawned(name, |(): (), cx| async move {
+            cx.sleep(Duration::from_secs(3600)).await;
+            Ok(())
+        })
+    };
+    let handlers = vec![hang("here").on_shard(0), hang("there").on_shard(2)];
+    let runtime = start(3, handlers);
+    let socket = zmq::Context::new().socket(zmq::DEALER).unwrap();
+    socket.set_linger(0).unwrap();
+    socket.connect(&runtime.endpoints()[0]).unwrap();
+    let send = |header: Header, payload: &[u8]| {
+        let header = header.encode();
+        socket.send_multipart([&header[..], payload], 0).unwrap();
+    };
+    for (correlation, handler) in [(7, "here"), (8, "there"), (9, "there")] {
+        let request = Header {
+            codec: Codec::Json,
+            handler: HandlerKey::of(handler),
+            deadline_us: 3_600_000_000,
+            ..Header::new(Kind::Request, correlation)
+        };
+        send(request, b"null");
+    }
+    let until = |what: &str, holds: &dyn Fn(&Counters) -> bool| {
+        let until = Instant::now() + PATIENCE;
+        while !holds(&runtime.metrics().total()) {
+            assert!(Instant::now() < until, "{what}");
+        }
+    };
+    until("they run", &|total| total.spawned == 3);
+    // One of them nobody has sent, or not so.
+    for correlation in [1, 7, 8] {
+        send(Header::new(Kind::Cancel, correlation), b"");
+    }
+    until("two are stopped", &|total| total.stopped == 2);
+    send(Header::new(Kind::Cancel, 9), b"");
+    until("all are stopped", &|total| total.in_flight() == 0);
+    let totals = runtime.drain();
+    assert_eq!((totals.accepted, totals.indeterminate), (3, 3));
 }
