@@ -25,7 +25,7 @@ pub(crate) use cpus::{format_list, parse_list};
 pub use endpoint::{Endpoint, Host, IPC_PATH_BYTES_MAX};
 pub use limits::{Limits, LimitsConfig};
 use names::named;
-pub use settings::{Blocking, Engine, Idle, LibzmqSettings, Metrics, Policy, Settings};
+pub use settings::{Blocking, Control, Engine, Idle, LibzmqSettings, Metrics, Policy, Settings};
 use source::Source;
 
 /// A configuration as people write it. Every field has a default; none is checked before
@@ -53,6 +53,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Histograms on disk.
     pub metrics: MetricsConfig,
+    /// What peers may tell this process to do.
+    pub control: ControlConfig,
     /// The text that this was read from, for the lines in errors.
     #[serde(skip)]
     source: Source,
@@ -147,6 +149,16 @@ pub struct MetricsConfig {
     pub dump_dir: Option<PathBuf>,
     /// Seconds between two dumps.
     pub dump_interval_s: u64,
+}
+
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ControlConfig {
+    /// Whether `_drain` stops the process as SIGTERM does, for whoever may connect. Else it is
+    /// nacked `Unauthorized`.
+    pub allow_drain: bool,
 }
 
 named! {
@@ -258,6 +270,7 @@ impl PartialEq for Config {
             blocking,
             limits,
             metrics,
+            control,
             source: _,
         } = self;
         *shards == other.shards
@@ -268,6 +281,7 @@ impl PartialEq for Config {
             && *blocking == other.blocking
             && *limits == other.limits
             && *metrics == other.metrics
+            && *control == other.control
     }
 }
 
@@ -362,6 +376,12 @@ impl Config {
     /// Has histograms written to a directory.
     pub fn with_dump_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.metrics.dump_dir = Some(dir.into());
+        self
+    }
+
+    /// Lets peers stop the process by `_drain`.
+    pub fn with_allow_drain(mut self, allow: bool) -> Self {
+        self.control.allow_drain = allow;
         self
     }
 

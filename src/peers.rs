@@ -8,6 +8,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::wire::Hello;
 
@@ -227,6 +228,12 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
     pub fn at(&mut self, connection: C) -> Option<(PeerId, &mut Peer<C>)> {
         let id = *self.by_connection.get(&connection)?;
         Some((id, self.peers.get_mut(&id)?))
+    }
+
+    /// What the peer with this id calls itself, once it has told.
+    pub fn instance_of(&self, id: PeerId) -> Option<Uuid> {
+        let identity = self.peers.get(&id)?.identity.as_ref()?;
+        Some(identity.instance)
     }
 
     /// The names of all handlers that peers have told of, by key.

@@ -17,6 +17,7 @@
 
 mod collector;
 mod listening;
+mod operator;
 mod pool;
 mod start;
 mod thread;
@@ -34,7 +35,10 @@ use crossbeam_channel::{Receiver, Sender};
 use quanta::Clock;
 use uuid::Uuid;
 
-use self::collector::Collector;
+use self::{
+    collector::Collector,
+    operator::{Drain, Operator, Orders},
+};
 use crate::{
     client::Client,
     config::Config,
@@ -54,6 +58,7 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct RuntimeBuilder {
     config: Config,
     handlers: Vec<Handler>,
+    orders: Orders,
 }
 
 impl RuntimeBuilder {
@@ -69,11 +74,20 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Lets peers stop this process by the built-in handler `_drain`, if the configuration allows
+    /// it (`control.allow_drain`). `tell` is called once, at the first such message, on a thread of
+    /// the runtime: it must not block, and is to see to it that the program calls
+    /// [`Runtime::drain`]. Without it `_drain` is nacked `HandlerFailed`.
+    pub fn on_drain_request(mut self, tell: impl FnOnce() + Send + 'static) -> Self {
+        self.orders.drain = Drain::Tell(Box::new(tell));
+        self
+    }
+
     /// Checks everything that can be checked, then starts the shards, and returns when each of them
     /// listens. Blocks for some tens of milliseconds. On an error no thread, socket or file is
     /// left.
     pub fn start(self) -> Result<Runtime, StartError> {
-        start::start(self.config, self.handlers)
+        start::start(self.config, self.handlers, self.orders)
     }
 }
 
@@ -87,8 +101,11 @@ pub struct Runtime {
     drain: Duration,
     collector: Arc<Mutex<Collector>>,
     dumper: Option<Dumper>,
+    operator: Arc<Operator>,
     /// Ended after the shards, which count what it has not finished.
     _pool: Option<pool::Pool>,
+    /// Likewise.
+    _operators_thread: pool::Pool,
     /// Outlives the shards' sockets: ending it waits for what they have not yet written.
     _engine: start::EngineContext,
 }
@@ -147,6 +164,7 @@ impl Runtime {
         RuntimeBuilder {
             config,
             handlers: Vec::new(),
+            orders: Orders::default(),
         }
     }
 
@@ -199,7 +217,8 @@ impl Runtime {
     /// What all shards have recorded since the start: counters and merged histograms. The shards
     /// are not stopped for it: each hands out what it has at the end of a turn. Blocks until
     /// they have, at most about a second for a shard whose handler does not return; what that
-    /// one has not handed out is missing.
+    /// one has not handed out is missing, and the snapshot names it
+    /// ([`silent_shards`](Snapshot::silent_shards)).
     pub fn metrics(&self) -> Snapshot {
         self.collector().measure().clone()
     }
@@ -226,6 +245,7 @@ impl Runtime {
     }
 
     fn stop(&mut self, within: Duration) -> Totals {
+        self.operator.say_draining();
         let (done, drained) = crossbeam_channel::unbounded();
         let until = self.clock.now() + within;
         for shard in &self.shards {

@@ -11,6 +11,8 @@ mod cancelling;
 mod failures;
 #[path = "embedding/kinds.rs"]
 mod kinds;
+#[path = "embedding/operators.rs"]
+mod operators;
 #[path = "embedding/requests.rs"]
 mod requests;
 #[path = "embedding/service.rs"]
@@ -89,6 +91,15 @@ macro_rules! suite {
                     no_more_run_at_once_than_a_handler_allows
                     calls_of_a_handler_end_with_the_call_that_it_serves
                     a_handler_that_outruns_its_budget_is_demoted;
+                operators:
+                    health_and_handlers_are_told
+                    questions_that_are_none_are_refused
+                    metrics_are_numbers_and_names_alone
+                    a_shard_that_spins_is_named_and_nothing_of_it_is_lost
+                    peers_are_listed_by_shard
+                    a_dump_is_written_when_asked_for
+                    a_drain_is_asked_for_only_by_leave
+                    a_draining_process_still_says_how_it_is;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

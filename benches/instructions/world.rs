@@ -6,7 +6,7 @@ use corelane::{
     client::{self, Client, ClientOptions, LocalClient, ShardPort},
     handler::{Handler, HandlerError, Registry, ShardInfo, inline, inline_raw},
     route::{self, Doorbell, Mesh, inbox},
-    shard::{Parcel, Parts, Shard, ShardOptions},
+    shard::{BlockingPorts, Parcel, Parts, Shard, ShardOptions},
     wire::{Codec, HandlerKey, Header, Hello, Kind},
 };
 use quanta::{Clock, Mock};
@@ -152,7 +152,7 @@ impl World {
                 mesh: meshes.next().expect("is one for each"),
                 client: client.clone(),
                 spawner: Box::new(|_| unreachable!("no handler here spawns")),
-                blocking: None,
+                jobs: BlockingPorts::default(),
             };
             made.push(Shard::new(engine, &hello, parts));
         }

@@ -12,7 +12,7 @@ use quanta::Instant;
 use rustc_hash::FxHashMap;
 
 use self::cancelling::Search;
-pub use self::ending::Ends;
+pub use self::{ending::Ends, links::Acquaintance};
 use super::{
     Connect, Submitted,
     answers::{Answers, LocalAnswer},

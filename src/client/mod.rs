@@ -38,7 +38,7 @@ mod shards;
 mod submit;
 
 pub use call::{Acked, Call, Expect, RawReply, RemoteAnswer, TypedReply};
-pub use caller::{Caller, CallerLimits, Ends};
+pub use caller::{Acquaintance, Caller, CallerLimits, Ends};
 pub use local::{Answer, CallingSide, LocalCall, LocalClient};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
 pub use order::Order;

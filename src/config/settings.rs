@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::MemoryPolicy;
 use super::source::Blame;
 use super::{
-    BlockingConfig, CPU_MAX, Config, Cpus, Endpoint, EngineConfig, EngineKind, IdleConfig,
-    IdleStrategy, Limits, MetricsConfig, Order,
+    BlockingConfig, CPU_MAX, Config, ControlConfig, Cpus, Endpoint, EngineConfig, EngineKind,
+    IdleConfig, IdleStrategy, Limits, MetricsConfig, Order,
 };
 use crate::error::{ConfigError, ConfigPlace, EndpointError, PlacementError};
 
@@ -22,6 +22,7 @@ pub struct Settings {
     blocking: Blocking,
     limits: Limits,
     metrics: Metrics,
+    control: Control,
     /// Kept for the lines of errors that only the machine can show: a CPU, a last shard's port.
     config: Config,
 }
@@ -97,6 +98,14 @@ pub struct Metrics {
     pub dump_interval: Duration,
 }
 
+/// What peers may tell this process to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Control {
+    /// To stop as by SIGTERM.
+    pub allow_drain: bool,
+}
+
 impl Settings {
     /// How many shards are wanted, and where.
     pub fn policy(&self) -> &Policy {
@@ -126,6 +135,11 @@ impl Settings {
     /// Histograms on disk.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What peers may tell this process to do.
+    pub fn control(&self) -> Control {
+        self.control
     }
 
     /// Where shard 0 listens: host names resolved, in the order of the configuration.
@@ -165,6 +179,7 @@ impl Settings {
         let idle = check_idle(&config.idle, &blame)?;
         let blocking = check_blocking(&config.blocking, &blame)?;
         let metrics = check_metrics(&config.metrics, &blame)?;
+        let ControlConfig { allow_drain } = config.control;
         // Last, since it may ask a name server.
         let listen = check_listen(&config, &blame)?;
         listen_by_shard(&listen, shards_known(&policy), &blame)?;
@@ -176,6 +191,7 @@ impl Settings {
             blocking,
             limits,
             metrics,
+            control: Control { allow_drain },
             config,
         })
     }

@@ -113,8 +113,20 @@ where
     Handler::blocking(name, Arc::new(Raw(handler)))
 }
 
+/// Which threads run a blocking handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The pool: a user's handler.
+    Pool,
+    /// The operator's thread: a built-in one. It has a queue of its own, so that a pool that is
+    /// busy can be looked at.
+    Operator,
+}
+
 /// A message to a blocking handler, on its way to a thread that runs it.
 pub struct BlockingCall {
+    /// On which threads it runs.
+    pub lane: Lane,
     /// The index of its handler.
     pub handler: usize,
     /// The header of its message.
@@ -128,12 +140,13 @@ pub struct BlockingCall {
 
 impl BlockingCall {
     pub(super) fn new(
-        handler: usize,
+        (handler, lane): (usize, Lane),
         run: Arc<dyn Blocking>,
         arrival: &Arrival<'_, '_>,
         lent: &Lent<'_>,
     ) -> Self {
         Self {
+            lane,
             handler,
             header: arrival.header,
             run,

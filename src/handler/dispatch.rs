@@ -109,7 +109,8 @@ impl Registry {
                 if let Some(crowding) = self.entries[index].crowding() {
                     return refuse(header, arrival.outbox, None, &crowding);
                 }
-                let call = BlockingCall::new(index, run.clone(), &arrival, &lent);
+                let place = (index, self.lane_of(index));
+                let call = BlockingCall::new(place, run.clone(), &arrival, &lent);
                 Dispatch::Block(Box::new(call))
             }
         }

@@ -73,9 +73,12 @@
 //! // Long or blocking work: on a thread of a bounded pool, off the shards' CPUs.
 //! let size = blocking("size", |path: String, _cx| Ok(std::fs::metadata(path)?.len()));
 //! ```
+//!
+//! Names that begin with `_` are corelane's own: every [`Runtime`](crate::runtime) serves some.
 
 mod batched;
 mod blocking;
+mod built_in;
 mod context;
 mod demotion;
 mod dispatch;
@@ -89,7 +92,8 @@ pub use crate::error::HandlerError;
 pub use batched::{
     Batch, BatchContext, Item, batched, batched_raw, batched_raw_with, batched_with,
 };
-pub use blocking::{BlockingCall, blocking, blocking_raw};
+pub use blocking::{BlockingCall, Lane, blocking, blocking_raw};
+pub(crate) use built_in::{built_in, built_in_job};
 pub use context::{BlockingContext, Context, ShardInfo, TaskContext};
 pub use dispatch::{Arrival, Dispatch, Lent, Spawning};
 pub use failure::Failure;

@@ -5,7 +5,11 @@ use std::{fmt, sync::Arc};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Failure, ShardInfo, batched::Batched, blocking::Blocking, inline::Inline, spawned::Spawned,
+    Failure, ShardInfo,
+    batched::Batched,
+    blocking::{Blocking, Lane},
+    inline::Inline,
+    spawned::Spawned,
 };
 use crate::{
     codec::Decoder,
@@ -24,6 +28,7 @@ const NAME_BYTES_MAX: usize = 128;
 pub struct Handler {
     name: Arc<str>,
     home: Home,
+    origin: Origin,
     is_blocking: bool,
     running_max: usize,
     overruns_max: u64,
@@ -40,10 +45,22 @@ pub(super) enum Home {
     RouteKey,
 }
 
+/// Whose a handler is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    User,
+    /// Corelane's own.
+    BuiltIn {
+        /// Whether it runs while the process drains, when every other message is refused.
+        while_draining: bool,
+    },
+}
+
 /// One shard's instance of a handler.
 pub(super) struct Entry {
     pub(super) name: Arc<str>,
     pub(super) home: Home,
+    pub(super) origin: Origin,
     pub(super) runner: Runner,
     /// Messages that run as tasks, or wait or run on the pool.
     running: usize,
@@ -81,6 +98,7 @@ impl Handler {
         Self {
             name: name.into(),
             home: Home::Local,
+            origin: Origin::User,
             is_blocking: false,
             running_max: usize::MAX,
             overruns_max: u64::MAX,
@@ -93,6 +111,11 @@ impl Handler {
             is_blocking: true,
             ..Self::new(name, move |_| Runner::Blocking(handler.clone()))
         }
+    }
+
+    pub(super) fn built_in(self, while_draining: bool) -> Self {
+        let origin = Origin::BuiltIn { while_draining };
+        Self { origin, ..self }
     }
 
     /// All its messages run on this shard, whichever they arrive at: state without a lock for the
@@ -180,7 +203,7 @@ impl fmt::Debug for Handler {
 }
 
 /// The handlers that one shard runs, frozen at start. A handler's index is its place in the order
-/// of registration, the same on every shard.
+/// of registration, the same on every shard; the built-in ones come last.
 pub struct Registry {
     by_key: FxHashMap<u64, usize>,
     pub(super) entries: Vec<Entry>,
@@ -256,6 +279,7 @@ impl Registry {
                         Home::LastShard => Home::Shard(shard.shards - 1),
                         home => home,
                     },
+                    origin: handler.origin,
                     runner: (handler.make)(shard),
                     running: 0,
                     running_max: handler.running_max,
@@ -284,6 +308,31 @@ impl Registry {
     /// The names in the order of their indexes.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.name)
+    }
+
+    /// Those of them that users have registered. They come first, so that their indexes are their
+    /// places here, too.
+    pub fn user_names(&self) -> impl Iterator<Item = &str> {
+        let users = self.entries.iter().filter(|it| !it.origin.is_built_in());
+        users.map(|entry| &*entry.name)
+    }
+
+    /// Whether a message runs though the process drains.
+    #[cold]
+    pub fn runs_while_draining(&mut self, header: &Header) -> bool {
+        let origin = self
+            .index_of(header.handler)
+            .map(|it| self.entries[it].origin);
+        let while_draining = true;
+        origin == Some(Origin::BuiltIn { while_draining })
+    }
+
+    /// Where a blocking handler's messages wait.
+    pub(super) fn lane_of(&self, index: usize) -> Lane {
+        match self.entries[index].origin {
+            Origin::User => Lane::Pool,
+            Origin::BuiltIn { .. } => Lane::Operator,
+        }
     }
 
     /// The other shard that a message is to run on. `None`: it runs here, or nowhere.

@@ -2,23 +2,40 @@
 
 use std::ops::AddAssign;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Length of [`Counters::nacked_by_reason`]: the reasons 1 to 10 of the wire, and 0 for any other.
 pub const REASONS: usize = 11;
+
+/// What they are called on the wire, by number.
+pub const REASON_NAMES: [&str; REASONS] = [
+    "Other",
+    "UnknownHandler",
+    "HandlerFailed",
+    "HandlerPanicked",
+    "DeadlineExceeded",
+    "Overloaded",
+    "Draining",
+    "Malformed",
+    "TooLarge",
+    "Unauthorized",
+    "Unsupported",
+];
 
 /// What one shard did since its recorder was made, or the sum over shards.
 ///
 /// Serving side: every accepted message is accounted for, so that
 /// `accepted = handled + nacked() + indeterminate + lost + in_flight()`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     /// Messages of any delivery mode whose header was decoded.
     pub accepted: u64,
     /// Messages whose handler returned without an error.
     pub handled: u64,
     /// Messages refused, or failed in the handler, by the reason's number on the wire. Entry 0
-    /// holds reasons that this version does not know.
+    /// holds reasons that this version does not know. Serialized by name, without zeros.
+    #[serde(with = "by_name")]
     pub nacked_by_reason: [u64; REASONS],
     /// Messages of which this end cannot say whether the handler ran.
     pub indeterminate: u64,
@@ -178,10 +195,16 @@ impl AddAssign for Counters {
 }
 
 /// What one handler did since its recorder was made, or over all shards.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HandlerCounters {
     /// Runs that ended, in whatever way.
     pub runs: u64,
+    /// Those of them that were nacked, by the reason's number on the wire: all others are handled.
+    /// What was refused before the handler was called is counted for the shard alone. Serialized by
+    /// name, without zeros.
+    #[serde(with = "by_name")]
+    pub nacked_by_reason: [u64; REASONS],
     /// Inline runs that took longer than their budget.
     pub overruns: u64,
     /// The longest inline run, in nanoseconds; 0 if none ran inline.
@@ -190,10 +213,49 @@ pub struct HandlerCounters {
     pub demotions: u64,
 }
 
+impl HandlerCounters {
+    /// Runs that were nacked, for whatever reason.
+    pub fn nacked(&self) -> u64 {
+        self.nacked_by_reason.iter().sum()
+    }
+}
+
+/// Nacks as a map from the reason's name.
+mod by_name {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{REASON_NAMES, REASONS};
+
+    pub(super) fn serialize<S: Serializer>(
+        counts: &[u64; REASONS],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let named = REASON_NAMES.iter().zip(counts);
+        serializer.collect_map(named.filter(|(_, count)| **count > 0))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u64; REASONS], D::Error> {
+        let named = BTreeMap::<String, u64>::deserialize(deserializer)?;
+        let mut counts = [0; REASONS];
+        for (name, count) in named {
+            let known = REASON_NAMES.iter().position(|known| *known == name);
+            counts[known.unwrap_or(0)] += count;
+        }
+        Ok(counts)
+    }
+}
+
 impl AddAssign for HandlerCounters {
     /// Sums the counts, and keeps the longer of the two longest runs.
     fn add_assign(&mut self, other: Self) {
         self.runs += other.runs;
+        for (mine, others) in self.nacked_by_reason.iter_mut().zip(other.nacked_by_reason) {
+            *mine += others;
+        }
         self.overruns += other.overruns;
         self.demotions += other.demotions;
         self.longest_inline_ns = self.longest_inline_ns.max(other.longest_inline_ns);

@@ -25,16 +25,18 @@ mod dump;
 mod percentiles;
 mod read;
 mod recorder;
+mod report;
 mod snapshot;
 mod tag;
 
 use hdrhistogram::Histogram;
 
-pub use counters::{Counters, HandlerCounters, REASONS};
+pub use counters::{Counters, HandlerCounters, REASON_NAMES, REASONS};
 pub use dump::DumpWriter;
 pub use percentiles::Percentiles;
 pub use read::{TagRow, read};
 pub use recorder::{Blank, CALLED_KEYS_MAX, Interval, Recorder};
+pub use report::{CalledReport, HandlerReport, Latency, Report, ShardHandlerReport, ShardReport};
 pub use snapshot::{HandlerView, OTHER_HANDLERS, Series, Snapshot};
 pub use tag::Metric;
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Counters, HandlerCounters, LATENCY_NS_MAX, LATENCY_NS_MIN, Slot, empty_histogram};
+use super::{
+    Counters, HandlerCounters, LATENCY_NS_MAX, LATENCY_NS_MIN, REASONS, Slot, empty_histogram,
+};
 
 /// Called handlers of which a shard keeps a round-trip histogram of their own. Those called first
 /// have one; all later ones share one. Two storages of 229 KB each stand behind every key.
@@ -94,6 +96,16 @@ impl Recorder {
         self.counters.demoted += 1;
         if let Some(current) = self.current.handlers.get_mut(handler) {
             current.counters.demotions += 1;
+        }
+    }
+
+    /// Counts that a run was nacked, under the reason's number on the wire. An index without a name
+    /// is ignored.
+    pub fn record_nack(&mut self, handler: usize, reason: u16) {
+        if let Some(current) = self.current.handlers.get_mut(handler) {
+            let known = usize::from(reason) < REASONS;
+            let reason = if known { usize::from(reason) } else { 0 };
+            current.counters.nacked_by_reason[reason] += 1;
         }
     }
 
@@ -306,6 +318,7 @@ mod tests {
         assert!(!recorder.record_inline_run(0, 5, 100_000));
         let interval = recorder.take(Blank::new(2));
         let expected = HandlerCounters {
+            nacked_by_reason: [0; REASONS],
             runs: 3,
             overruns: 1,
             demotions: 0,

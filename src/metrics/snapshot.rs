@@ -35,6 +35,7 @@ pub struct Snapshot {
     /// By called key; sorted, so that tables and dumps have one order.
     round_trips: BTreeMap<u64, Slot>,
     other_round_trips: Slot,
+    silent: Vec<usize>,
 }
 
 /// One handler in a [`Snapshot`].
@@ -74,6 +75,7 @@ impl Snapshot {
             handlers,
             round_trips: BTreeMap::new(),
             other_round_trips: None,
+            silent: Vec::new(),
             names,
         }
     }
@@ -126,6 +128,18 @@ impl Snapshot {
         }
     }
 
+    /// Says which shards have not answered when they were last asked.
+    pub fn set_silent(&mut self, shards: Vec<usize>) {
+        self.silent = shards;
+    }
+
+    /// The shards that did not hand out what they had, for they had ended, or one of their handlers
+    /// did not return in time. They are shown as they last were; what is missing comes with the
+    /// next snapshot that they are in.
+    pub fn silent_shards(&self) -> &[usize] {
+        &self.silent
+    }
+
     /// The counters by shard: totals since their recorders were made.
     pub fn shards(&self) -> &[Counters] {
         &self.shards
@@ -154,6 +168,13 @@ impl Snapshot {
                 read_to_reply: recorded(read_to_reply),
             }
         })
+    }
+
+    /// The served handlers on one shard, by index; none if there is no such shard.
+    pub fn shard_handlers(&self, shard: usize) -> impl Iterator<Item = (&str, HandlerCounters)> {
+        let counters = self.handler_counters.get(shard).into_iter().flatten();
+        let names = self.names.iter().map(String::as_str);
+        names.zip(counters.copied())
     }
 
     /// Every histogram in which something was recorded: the served handlers' by index, then the
@@ -298,6 +319,7 @@ mod tests {
         assert_eq!(snapshot.total().handled, 12);
         let echo = snapshot.handlers().next().unwrap();
         let expected = HandlerCounters {
+            nacked_by_reason: Default::default(),
             runs: 3,
             overruns: 2,
             demotions: 0,

@@ -1,4 +1,5 @@
-//! Gathers what the shards have recorded: for readers in this process, and for the dump.
+//! Gathers what the shards have recorded: for readers in this process, for the built-in handlers,
+//! and for the dump.
 
 use std::{
     path::PathBuf,
@@ -6,21 +7,29 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use crossbeam_channel::Receiver;
+
 use crate::{
     error::DumpError,
     metrics::{Blank, Counters, DumpWriter, Interval, Snapshot},
     route::Port,
-    shard::{Command, Drained},
+    shard::{Command, Drained, ShardPeers},
     wire::HandlerKey,
 };
 
 /// How long a shard may take to end its turn.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A shard, what it recorded, and the names of handlers that its peers have told of.
+type Measured = (usize, Interval, Vec<String>);
+
 pub(super) struct Collector {
     shards: Vec<Port<Command>>,
     /// Emptied storage for each shard's next interval; `None` while the shard has it.
     blanks: Vec<Option<Blank>>,
+    /// Where shards that were too late answer what they were asked, the oldest first. No more than
+    /// their commands hold.
+    late: Vec<Receiver<Measured>>,
     handlers: usize,
     /// Since the start.
     total: Snapshot,
@@ -40,6 +49,7 @@ impl Collector {
         let snapshot = Snapshot::new(names, shards.len());
         Self {
             blanks: shards.iter().map(|_| Some(Blank::new(handlers))).collect(),
+            late: Vec::new(),
             shards,
             handlers,
             total: snapshot.clone(),
@@ -50,8 +60,10 @@ impl Collector {
     }
 
     /// Has every shard hand out what it recorded, and returns all since the start. Shards that are
-    /// gone are left as they last were.
+    /// gone, or do not end their turn in time, are left as they last were, and named so.
     pub(super) fn measure(&mut self) -> &Snapshot {
+        self.enter_late();
+        let mut silent: Vec<usize> = (0..self.shards.len()).collect();
         let (reply, replies) = crossbeam_channel::unbounded();
         for (shard, blank) in self.shards.iter().zip(&mut self.blanks) {
             // A shard that still owes its last interval gets new storage: it hands out both.
@@ -63,10 +75,59 @@ impl Collector {
         }
         drop(reply);
         let deadline = Instant::now() + PATIENCE;
-        while let Ok((shard, interval, names)) = replies.recv_deadline(deadline) {
-            self.enter(shard, interval, &names);
+        loop {
+            match replies.recv_deadline(deadline) {
+                Ok((shard, interval, names)) => {
+                    silent.retain(|&other| other != shard);
+                    self.enter(shard, interval, &names);
+                }
+                Err(error) if error.is_timeout() => {
+                    self.late.push(replies);
+                    break;
+                }
+                Err(_) => break,
+            }
         }
+        self.total.set_silent(silent);
         &self.total
+    }
+
+    /// Has every shard list its peers, no more than so many of each kind. Shards that are gone, or
+    /// do not end their turn in time, are left out.
+    pub(super) fn list_peers(&self, listed_max: usize) -> Vec<ShardPeers> {
+        let (reply, replies) = crossbeam_channel::unbounded();
+        for shard in &self.shards {
+            let reply = reply.clone();
+            let _ = shard.try_send(Command::Peers { listed_max, reply });
+        }
+        drop(reply);
+        let deadline = Instant::now() + PATIENCE;
+        let mut lists: Vec<ShardPeers> = Vec::new();
+        while let Ok(list) = replies.recv_deadline(deadline) {
+            lists.push(list);
+        }
+        lists.sort_by_key(|list| list.shard);
+        lists
+    }
+
+    /// How many shards there are, or were.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Enters what was asked of shards that had not ended their turn then.
+    fn enter_late(&mut self) {
+        for replies in std::mem::take(&mut self.late) {
+            let is_over = loop {
+                match replies.try_recv() {
+                    Ok((shard, interval, names)) => self.enter(shard, interval, &names),
+                    Err(error) => break error.is_disconnected(),
+                }
+            };
+            if !is_over {
+                self.late.push(replies);
+            }
+        }
     }
 
     /// Writes what was recorded since the last dump.
@@ -93,6 +154,7 @@ impl Collector {
 
     /// A shard has ended.
     pub(super) fn enter_last(&mut self, last: Drained) {
+        self.enter_late();
         self.enter(last.shard, last.interval, &last.called_names);
     }
 

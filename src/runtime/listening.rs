@@ -45,7 +45,7 @@ fn first_failure(shards: &mut [RunningShard], ended: &[usize]) -> StartError {
     }
 }
 
-pub(super) fn describe(shards: &[RunningShard], handlers: &[Handler]) -> Hello {
+pub(super) fn describe(instance: Uuid, shards: &[RunningShard], handlers: &[Handler]) -> Hello {
     // Unreadable in some sandboxes: then nobody takes this host for another's.
     let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Hello {
@@ -55,10 +55,13 @@ pub(super) fn describe(shards: &[RunningShard], handlers: &[Handler]) -> Hello {
             .flat_map(|shard| shard.endpoints.iter().cloned())
             .collect(),
         shards: shards.len(),
-        handlers: handlers
-            .iter()
-            .map(|handler| HandlerEntry::new(handler.name(), handler.affinity(shards.len())))
-            .collect(),
-        ..Hello::of_instance(Uuid::new_v4())
+        handlers: entries(handlers, shards.len()),
+        ..Hello::of_instance(instance)
     }
+}
+
+/// What a process of so many shards says of its handlers.
+pub(super) fn entries(handlers: &[Handler], shards: usize) -> Vec<HandlerEntry> {
+    let entry = |it: &Handler| HandlerEntry::new(it.name(), it.affinity(shards));
+    handlers.iter().map(entry).collect()
 }

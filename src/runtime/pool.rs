@@ -1,4 +1,4 @@
-//! The threads of blocking handlers.
+//! The threads of blocking handlers, and the one of the built-in handlers.
 
 use std::{
     sync::Arc,
@@ -21,13 +21,15 @@ use crate::{
 
 /// How long the end of a runtime waits for blocking handlers that still run.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Messages to built-in handlers that wait for the operator's thread.
+const QUESTIONS_MAX: usize = 16;
 
 /// The threads, and the queue that they share.
 pub(super) struct Pool {
     /// `None` once it is to end: each shard has one, too, until it is over.
     jobs: Option<Sender<BlockingJob>>,
     queue: Receiver<BlockingJob>,
-    settings: Blocking,
+    under_way_max: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -54,28 +56,45 @@ impl Pool {
         if !handlers.iter().any(Handler::is_blocking) {
             return Ok(None);
         }
-        let settings = settings.blocking();
-        let (jobs, queue) = crossbeam_channel::bounded(settings.queue_capacity);
+        let Blocking {
+            threads,
+            queue_capacity,
+            ..
+        } = settings.blocking();
+        Self::start_threads("corelane-blocking", threads, queue_capacity, plan, clock).map(Some)
+    }
+
+    /// Starts the one thread of the built-in handlers that wait for shards or files.
+    pub(super) fn start_operator(plan: &Plan, clock: &Clock) -> Result<Self, StartError> {
+        Self::start_threads("corelane-operator", 1, QUESTIONS_MAX, plan, clock)
+    }
+
+    fn start_threads(
+        name: &str,
+        threads: usize,
+        queue_capacity: usize,
+        plan: &Plan,
+        clock: &Clock,
+    ) -> Result<Self, StartError> {
+        let (jobs, queue) = crossbeam_channel::bounded(queue_capacity);
         let mut pool = Self {
             jobs: Some(jobs),
             queue,
-            settings,
+            under_way_max: queue_capacity + threads,
             threads: Vec::new(),
         };
-        for _ in 0..settings.threads {
+        for _ in 0..threads {
             let (queue, clock) = (pool.queue.clone(), clock.clone());
             let work = move || work(&queue, &clock);
-            pool.threads
-                .push(spawn_helper("corelane-blocking", plan, work)?);
+            pool.threads.push(spawn_helper(name, plan, work)?);
         }
-        Ok(Some(pool))
+        Ok(pool)
     }
 
     /// The way to it for the shard that hears this doorbell.
     pub(super) fn port(&self, doorbell: &Arc<Doorbell>) -> BlockingPort {
         let jobs = self.jobs.clone().expect("has not ended");
-        let under_way_max = self.settings.queue_capacity + self.settings.threads;
-        BlockingPort::new(jobs, under_way_max, doorbell)
+        BlockingPort::new(jobs, self.under_way_max, doorbell)
     }
 }
 

@@ -9,11 +9,13 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 use quanta::Clock;
 use rustix::thread::CpuSet;
+use uuid::Uuid;
 
 use super::{
     Dumper, RunningShard, Runtime,
     collector::Collector,
     listening::{await_listening, describe},
+    operator::{Operator, Orders},
     pool::{Pool, join_within},
     thread::{self as shard_thread, ShardThread},
 };
@@ -30,7 +32,7 @@ use crate::{
     metrics::DumpWriter,
     placement::{self, Place, Plan},
     route::{self, Doorbell, Inbox, Port, Seat, inbox},
-    shard::{self, BlockingPort, Command, Parcel, Parts, Shard, ShardOptions},
+    shard::{self, BlockingPorts, Command, Parcel, Parts, Shard, ShardOptions},
     wire::Hello,
 };
 
@@ -76,7 +78,7 @@ struct Seed {
     connects: Inbox<Connect>,
     submissions: Inbox<Submission>,
     commands: Inbox<Command>,
-    blocking: Option<BlockingPort>,
+    jobs: BlockingPorts,
     doorbell: Arc<Doorbell>,
     /// Of all shards, by number.
     doorbells: Arc<[Arc<Doorbell>]>,
@@ -87,7 +89,11 @@ struct Seed {
     go: Receiver<Arc<Hello>>,
 }
 
-pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, StartError> {
+pub(super) fn start(
+    config: Config,
+    handlers: Vec<Handler>,
+    orders: Orders,
+) -> Result<Runtime, StartError> {
     let settings = config.check()?;
     let plan = placement::place(&settings)?;
     let listen = settings.listen_by_shard(plan.shards.len())?;
@@ -97,7 +103,11 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let clock = Clock::new();
     let engine = EngineContext::new(&settings, &plan)?;
     let pool = Pool::start(&handlers, &settings, &plan, &clock)?;
-    let handlers: Arc<[Handler]> = handlers.into();
+    let operators_thread = Pool::start_operator(&plan, &clock)?;
+    let instance = Uuid::new_v4();
+    let operator = Arc::new(Operator::new(instance, &clock, &settings, orders));
+    let built_in = operator.handlers(&handlers, plan.shards.len());
+    let all_handlers: Arc<[Handler]> = handlers.iter().cloned().chain(built_in).collect();
     let (ports, inboxes) = make_inboxes(&settings, plan.shards.len());
     let client = make_client(&settings, &ports, &clock);
 
@@ -125,7 +135,7 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
             place: *place,
             info,
             listen,
-            handlers: handlers.clone(),
+            handlers: all_handlers.clone(),
             shard_options: shard_options(&settings),
             engine_options: engine_options(&settings),
             idle: settings.idle(),
@@ -134,7 +144,10 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
             connects: inboxes.connects,
             submissions: inboxes.submissions,
             commands: inboxes.commands,
-            blocking: pool.as_ref().map(|pool| pool.port(&inboxes.doorbell)),
+            jobs: BlockingPorts {
+                pool: pool.as_ref().map(|pool| pool.port(&inboxes.doorbell)),
+                operator: Some(operators_thread.port(&inboxes.doorbell)),
+            },
             doorbell: inboxes.doorbell,
             doorbells: doorbells.clone(),
             seat,
@@ -167,10 +180,6 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
             return Err(error);
         }
     };
-    let hello = Arc::new(describe(&shards, &handlers));
-    for say in go {
-        let _ = say.send(hello.clone());
-    }
     let names: Arc<[String]> = handlers
         .iter()
         .map(|handler| handler.name().to_owned())
@@ -178,15 +187,23 @@ pub(super) fn start(config: Config, handlers: Vec<Handler>) -> Result<Runtime, S
     let commands = shards.iter().map(|shard| shard.commands.clone()).collect();
     let has_dump = dump.is_some();
     let collector = Arc::new(Mutex::new(Collector::new(names, commands, dump)));
+    // Before any shard serves: whoever asks finds it there.
+    operator.collect_from(&collector);
+    let hello = Arc::new(describe(instance, &shards, &handlers));
+    for say in go {
+        let _ = say.send(hello.clone());
+    }
     let mut runtime = Runtime {
-        instance: hello.instance,
+        instance,
         shards,
         client,
         clock,
         drain: settings.limits().drain,
         collector,
         dumper: None,
+        operator,
         _pool: pool,
+        _operators_thread: operators_thread,
         _engine: engine,
     };
     if has_dump {
@@ -374,7 +391,7 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
         mesh,
         client: seed.client,
         spawner: shard::spawner(),
-        blocking: seed.blocking,
+        jobs: seed.jobs,
     };
     shard::run(Shard::new(engine, &hello, parts), seed.idle).await;
 }

@@ -7,6 +7,7 @@ use quanta::Instant;
 use super::{
     Core, Parcel, Phase, Shard,
     batches::Waiting,
+    listing::Introduced,
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
     turn::nanos,
 };
@@ -21,6 +22,8 @@ use crate::{
 const STRIKES_MAX: u32 = 3;
 /// Accepted peers that are known by their hello.
 const INTRODUCED_MAX: usize = 16_384;
+
+pub(super) const IS_STOPPING: &str = "this process is stopping";
 
 impl Core {
     /// A message of two frames has arrived.
@@ -49,7 +52,7 @@ impl Core {
             Kind::Ack | Kind::Response | Kind::Nack => {
                 self.on_answer(now, connection, &header, &mut message);
             }
-            Kind::Hello => self.on_hello(connection, &header, message.payload(), outbox),
+            Kind::Hello => self.on_hello(now, connection, &header, message.payload(), outbox),
             Kind::Welcome => self.on_welcome(now, connection, message.payload()),
             Kind::Goodbye => self.on_goodbye(connection),
             Kind::Cancel => self.on_cancel(now, connection, &header),
@@ -65,13 +68,8 @@ impl Core {
         outbox: &mut Outbox,
     ) {
         self.recorder.counters.accepted += 1;
-        if !matches!(self.phase, Phase::Running) {
-            return self.refuse(
-                outbox,
-                &header,
-                Reason::Draining,
-                "this process is stopping",
-            );
+        if !self.takes(&header) {
+            return self.refuse(outbox, &header, Reason::Draining, IS_STOPPING);
         }
         if message.payload_bytes() > self.options.message_bytes_max {
             return self.refuse_too_large(outbox, &header);
@@ -107,6 +105,7 @@ impl Core {
             Dispatch::Nacked(handler, reason) => {
                 self.recorder.counters.count_nack(reason.to_u16());
                 if let Some(handler) = handler {
+                    self.recorder.record_nack(handler, reason.to_u16());
                     self.record_inline(handler, read, header.kind);
                 }
             }
@@ -132,6 +131,12 @@ impl Core {
             }
             Dispatch::NoRoom => self.recorder.counters.lost += 1,
         }
+    }
+
+    /// Whether a message may run: while the process drains, a few built-in ones.
+    #[inline]
+    pub(super) fn takes(&mut self, header: &Header) -> bool {
+        matches!(self.phase, Phase::Running) || self.registry.runs_while_draining(header)
     }
 
     /// A message has arrived whose payload was not taken in.
@@ -252,6 +257,7 @@ impl Core {
 
     fn on_hello(
         &mut self,
+        now: Instant,
         connection: ConnectionId,
         header: &Header,
         payload: &mut [u8],
@@ -261,7 +267,11 @@ impl Core {
             Ok(hello) => {
                 tracing::debug!(?connection, instance = %hello.instance, "hello");
                 if self.introduced.len() < INTRODUCED_MAX {
-                    self.introduced.insert(connection, hello.instance);
+                    let introduced = Introduced {
+                        instance: hello.instance,
+                        since: now,
+                    };
+                    self.introduced.insert(connection, introduced);
                 }
                 let welcome = Header::new(Kind::Welcome, header.correlation);
                 if outbox.push(&welcome, &self.hello).is_err() {
@@ -370,22 +380,30 @@ impl Core {
     }
 
     fn retire_task(&mut self, now: Instant, end: TaskEnd) {
-        match (end.ran, &mut self.blocking) {
-            (Ran::InBatch | Ran::OutOfBatch, _) => self.batches.retire(),
-            (Ran::OnPool | Ran::Nowhere, Some(port)) => port.retire(end.ran),
-            _ => self.tasks.retire(),
+        match end.ran {
+            Ran::AsTask => self.tasks.retire(),
+            Ran::InBatch | Ran::OutOfBatch => self.batches.retire(),
+            Ran::OnThread(lane) | Ran::Nowhere(lane) => {
+                self.jobs.retire(lane, end.ran.is_somewhere());
+            }
         }
         if !matches!(end.ran, Ran::InBatch | Ran::OutOfBatch) {
             self.underway.remove(end.place);
             self.registry.end(end.handler);
         }
-        if matches!(end.ran, Ran::AsTask | Ran::OnPool) {
+        if matches!(end.ran, Ran::AsTask | Ran::OnThread(_)) {
             let took = now.saturating_duration_since(end.read);
             self.recorder.record_in_handler(end.handler, nanos(took));
         }
         match end.result {
             Some(Ok(_)) => self.recorder.counters.handled += 1,
-            Some(Err(failure)) => self.recorder.counters.count_nack(failure.reason.to_u16()),
+            Some(Err(failure)) => {
+                let reason = failure.reason.to_u16();
+                self.recorder.counters.count_nack(reason);
+                if end.ran.is_somewhere() {
+                    self.recorder.record_nack(end.handler, reason);
+                }
+            }
             None => self.count_stopped(end.ran),
         }
     }
@@ -398,8 +416,8 @@ impl Core {
         let counters = &mut self.recorder.counters;
         counters.stopped += 1;
         match ran {
-            Ran::Nowhere | Ran::OutOfBatch => counters.lost += 1,
-            Ran::AsTask | Ran::OnPool | Ran::InBatch => counters.indeterminate += 1,
+            Ran::Nowhere(_) | Ran::OutOfBatch => counters.lost += 1,
+            Ran::AsTask | Ran::OnThread(_) | Ran::InBatch => counters.indeterminate += 1,
         }
     }
 }

@@ -20,12 +20,12 @@ use super::{
 use crate::{
     codec::Decoder,
     engine::ConnectionId,
-    handler::BlockingCall,
+    handler::{BlockingCall, Lane},
     route::{Doorbell, Inbox, Port, inbox},
     wire::{Outbox, Reason, Received},
 };
 
-/// One shard's way to the pool, and back.
+/// One shard's way to the pool or to the operator's thread, and back.
 ///
 /// The queue of jobs is bounded, and shared by all shards. Back there is an inbox of the shard's
 /// own, with room for as many as the shard has under way: jobs that it has put into the queue and
@@ -42,6 +42,16 @@ pub struct BlockingPort {
     answered: u64,
 }
 
+/// A shard's ways to all threads that run handlers. Without one, what is for it is nacked
+/// `Overloaded`.
+#[derive(Debug, Default)]
+pub struct BlockingPorts {
+    /// To the pool of blocking handlers.
+    pub pool: Option<BlockingPort>,
+    /// To the thread of the built-in ones.
+    pub operator: Option<BlockingPort>,
+}
+
 /// Where the ends of a shard's jobs go.
 struct Home {
     port: Port<FinishedTask>,
@@ -55,6 +65,7 @@ struct Gate(AtomicU64);
 const CLOSED: u64 = 1 << 63;
 
 const POOL_IS_FULL: &str = "blocking.queue_capacity messages wait for blocking.threads already";
+const OPERATOR_IS_BUSY: &str = "too many messages to built-in handlers wait already";
 
 /// A message that waits for a thread of the pool.
 pub struct BlockingJob {
@@ -130,9 +141,9 @@ impl BlockingPort {
     }
 
     /// A job is answered, or cannot be.
-    pub(super) fn retire(&mut self, ran: Ran) {
+    fn retire(&mut self, has_run: bool) {
         self.under_way -= 1;
-        self.answered += u64::from(ran == Ran::OnPool);
+        self.answered += u64::from(has_run);
     }
 
     /// No job begins from now on. Returns how many have begun and are not answered, and how many
@@ -140,6 +151,55 @@ impl BlockingPort {
     fn close(&self) -> (u64, u64) {
         let begun = self.home.gate.close() - self.answered;
         (begun, self.under_way as u64 - begun)
+    }
+}
+
+impl BlockingPorts {
+    /// The way on which there is room now.
+    fn open(&mut self, lane: Lane) -> Option<&mut BlockingPort> {
+        let port = match lane {
+            Lane::Pool => &mut self.pool,
+            Lane::Operator => &mut self.operator,
+        };
+        port.as_mut().filter(|port| port.has_room())
+    }
+
+    fn each(&self) -> impl Iterator<Item = &BlockingPort> {
+        [&self.pool, &self.operator].into_iter().flatten()
+    }
+
+    /// A job is answered, or cannot be.
+    pub(super) fn retire(&mut self, lane: Lane, has_run: bool) {
+        let port = match lane {
+            Lane::Pool => &mut self.pool,
+            Lane::Operator => &mut self.operator,
+        };
+        if let Some(port) = port {
+            port.retire(has_run);
+        }
+    }
+
+    /// Whether an end waits to be taken.
+    pub(super) fn has_finished(&self) -> bool {
+        self.each().any(|port| !port.finished.is_empty())
+    }
+
+    /// Messages that were handed over and are not answered.
+    pub(super) fn under_way(&self) -> usize {
+        self.each().map(|port| port.under_way).sum()
+    }
+
+    /// Those of the pool.
+    pub(super) fn under_way_on_pool(&self) -> usize {
+        self.pool.as_ref().map_or(0, |port| port.under_way)
+    }
+}
+
+/// Why a message is refused that a thread should run.
+fn why_full(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Pool => POOL_IS_FULL,
+        Lane::Operator => OPERATOR_IS_BUSY,
     }
 }
 
@@ -167,11 +227,11 @@ impl BlockingWorker {
             claim,
             home,
         } = job;
-        let (handler, header) = (call.handler, call.header);
+        let (handler, header, lane) = (call.handler, call.header, call.lane);
         let (ran, result) = match call.lateness(now) {
-            _ if !claim.take() => (Ran::Nowhere, None),
-            Some(failure) => (Ran::Nowhere, Some(Err(failure))),
-            None if home.gate.enter() => (Ran::OnPool, Some(call.run(&mut self.decoder))),
+            _ if !claim.take() => (Ran::Nowhere(lane), None),
+            Some(failure) => (Ran::Nowhere(lane), Some(Err(failure))),
+            None if home.gate.enter() => (Ran::OnThread(lane), Some(call.run(&mut self.decoder))),
             None => return None,
         };
         let end = TaskEnd {
@@ -206,19 +266,17 @@ impl Core {
         message: &mut Received<'_>,
         outbox: &mut Outbox,
     ) {
-        let (header, handler) = (call.header, call.handler);
-        if let Some(port) = &mut self.blocking
-            && port.has_room()
-        {
+        let (header, handler, lane) = (call.header, call.handler, call.lane);
+        if let Some(port) = self.jobs.open(lane) {
             call.take_payload(message);
             let (origin, underway) = (Origin::Here(connection), &mut self.underway);
             if port.submit(origin, read, call, underway).is_ok() {
                 self.registry.begin(handler);
-                self.recorder.counters.blocking += 1;
+                self.recorder.counters.blocking += u64::from(lane == Lane::Pool);
                 return;
             }
         }
-        self.refuse(outbox, &header, Reason::Overloaded, POOL_IS_FULL);
+        self.refuse(outbox, &header, Reason::Overloaded, why_full(lane));
     }
 
     /// As [`block`](Self::block), for a message that another shard has read. A refused one comes
@@ -229,10 +287,8 @@ impl Core {
         mut parcel: Box<Parcel>,
         mut call: Box<BlockingCall>,
     ) -> Option<Box<Parcel>> {
-        let handler = call.handler;
-        if let Some(port) = &mut self.blocking
-            && port.has_room()
-        {
+        let (handler, lane) = (call.handler, call.lane);
+        if let Some(port) = self.jobs.open(lane) {
             let read = parcel.read;
             call.take_payload(&mut parcel.message(&mut false));
             let origin = Origin::There { home, parcel };
@@ -240,42 +296,32 @@ impl Core {
                 Err(Origin::There { parcel, .. }) => parcel,
                 _ => {
                     self.registry.begin(handler);
-                    self.recorder.counters.blocking += 1;
+                    self.recorder.counters.blocking += u64::from(lane == Lane::Pool);
                     return None;
                 }
             };
         }
-        self.refuse_parcel(&mut parcel, Reason::Overloaded, POOL_IS_FULL);
+        self.refuse_parcel(&mut parcel, Reason::Overloaded, why_full(lane));
         Some(parcel)
     }
 
     /// Takes a bounded number of ends from the pool's threads, to be answered in this turn.
     pub(super) fn take_finished_jobs(&mut self) -> usize {
-        let Some(port) = &self.blocking else {
-            return 0;
-        };
-        let ended = std::iter::from_fn(|| port.finished.pop());
+        let ended = self
+            .jobs
+            .each()
+            .flat_map(|port| std::iter::from_fn(|| port.finished.pop()));
         let ended = ended.take(self.options.turn_messages_max);
         ended.map(|task| self.tasks.push_back(task)).count()
     }
 
-    /// Whether an end waits to be taken.
-    pub(super) fn has_finished_jobs(&self) -> bool {
-        let port = self.blocking.as_ref();
-        port.is_some_and(|port| !port.finished.is_empty())
-    }
-
-    /// Messages that were handed to the pool and are not answered.
-    pub(super) fn jobs_under_way(&self) -> usize {
-        self.blocking.as_ref().map_or(0, |port| port.under_way)
-    }
-
     /// The drain's time is over: who runs may have done anything, who waits will not run.
     pub(super) fn give_jobs_up(&mut self) {
-        let port = self.blocking.as_ref();
-        let (begun, not_begun) = port.map_or((0, 0), BlockingPort::close);
-        self.recorder.counters.indeterminate += begun;
-        self.recorder.counters.lost += not_begun;
+        for port in self.jobs.each() {
+            let (begun, not_begun) = port.close();
+            self.recorder.counters.indeterminate += begun;
+            self.recorder.counters.lost += not_begun;
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, future::Future, pin::Pin};
 
 use quanta::Instant;
 
+use super::ShardPeers;
 use crate::{
     handler::TaskContext,
     metrics::{Blank, Counters, Interval},
@@ -25,6 +26,13 @@ pub enum Command {
         /// Takes what was recorded, and the names of handlers that peers have told of.
         reply: crossbeam_channel::Sender<(usize, Interval, Vec<String>)>,
     },
+    /// List the peers that are known, no more than so many of each kind.
+    Peers {
+        /// How many.
+        listed_max: usize,
+        /// Takes the list.
+        reply: crossbeam_channel::Sender<ShardPeers>,
+    },
     /// Run a guest: a task that is no handler's.
     Run(Guest),
     /// Handle nothing new, answer what there is, and end by this time.
@@ -40,6 +48,7 @@ impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Command::Measure { .. } => "Measure",
+            Command::Peers { .. } => "Peers",
             Command::Run(_) => "Run",
             Command::Drain { .. } => "Drain",
         })

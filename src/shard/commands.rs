@@ -23,9 +23,14 @@ impl<E: Engine> Shard<E> {
             match command {
                 Command::Measure { blank, reply } => {
                     self.core.recorder.counters.spawned_now = self.core.tasks.live() as u64;
-                    self.core.recorder.counters.blocking_now = self.core.jobs_under_way() as u64;
+                    self.core.recorder.counters.blocking_now =
+                        self.core.jobs.under_way_on_pool() as u64;
                     let interval = self.core.recorder.take(*blank);
                     let _ = reply.send((self.core.info.shard, interval, self.core.called_names()));
+                }
+                Command::Peers { listed_max, reply } => {
+                    // Nobody there: the asker has gone on without.
+                    let _ = reply.send(self.core.list_peers(now, listed_max));
                 }
                 Command::Run(guest) => {
                     let future = guest(self.core.task_context());
@@ -68,14 +73,15 @@ impl<E: Engine> Shard<E> {
     /// Ends the shard once all is answered and sent, or the drain's time is over.
     pub(super) fn step_drain(&mut self, now: Instant) {
         let Self { engine, core } = self;
-        let jobs = core.jobs_under_way();
         let is_batching = core.batches.under_way() != (0, 0);
         let Phase::Draining(draining) = &mut core.phase else {
             return;
         };
         let is_calling = !core.side.caller.borrow().is_idle();
-        let is_serving =
-            core.tasks.live() > 0 || jobs > 0 || is_batching || !core.crossing.is_idle();
+        let is_serving = core.tasks.live() > 0
+            || core.jobs.under_way() > 0
+            || is_batching
+            || !core.crossing.is_idle();
         let is_done = !is_serving && !is_calling && engine.is_flushed();
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;

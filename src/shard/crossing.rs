@@ -14,7 +14,8 @@ use std::{collections::VecDeque, ops::Range};
 use quanta::Instant;
 
 use super::{
-    Core, Phase, Shard,
+    Core, Shard,
+    answering::IS_STOPPING,
     batches::Waiting,
     parcel::{self, Parcel},
     tasks::{Origin, TaskEnd},
@@ -26,8 +27,6 @@ use crate::{
     route::{Mesh, Published},
     wire::{Header, Kind, Outbox, Reason, Received},
 };
-
-const STOPPING: &str = "this process is stopping";
 
 /// What a home knows of its parcels.
 #[derive(Debug)]
@@ -222,8 +221,8 @@ impl Core {
             return self.send_home(home, parcel);
         }
         self.recorder.counters.hopped_in += 1;
-        if !matches!(self.phase, Phase::Running) {
-            self.refuse_parcel(&mut parcel, Reason::Draining, STOPPING);
+        if !self.takes(&header) {
+            self.refuse_parcel(&mut parcel, Reason::Draining, IS_STOPPING);
             return self.send_home(home, parcel);
         }
         let began = self.read_time(now);
@@ -252,6 +251,9 @@ impl Core {
             }
             Dispatch::Nacked(handler, reason) => {
                 self.recorder.counters.count_nack(reason.to_u16());
+                if let Some(handler) = handler {
+                    self.recorder.record_nack(handler, reason.to_u16());
+                }
                 handler
             }
             Dispatch::Spawn(spawning) => {
@@ -400,7 +402,7 @@ impl<E: Engine> Shard<E> {
 impl Core {
     /// The shard that it was for has ended.
     fn turn_back(&mut self, now: Instant, mut parcel: Box<Parcel>, outbox: Option<&mut Outbox>) {
-        self.refuse_parcel(&mut parcel, Reason::Draining, STOPPING);
+        self.refuse_parcel(&mut parcel, Reason::Draining, IS_STOPPING);
         self.on_back(now, parcel, outbox);
     }
 

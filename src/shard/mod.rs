@@ -12,6 +12,7 @@ mod calling;
 mod command;
 mod commands;
 mod crossing;
+mod listing;
 mod meeting;
 mod parcel;
 mod park;
@@ -23,14 +24,15 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 use quanta::{Clock, Instant};
 use rustc_hash::FxHashMap;
-use uuid::Uuid;
 
 use self::{
-    batches::Batches, crossing::Crossing, meeting::Expected, tasks::Tasks, underway::Underway,
+    batches::Batches, crossing::Crossing, listing::Introduced, meeting::Expected, tasks::Tasks,
+    underway::Underway,
 };
 pub use self::{
-    blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingWorker},
+    blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
     command::{Command, Drained, Guest, LocalFuture},
+    listing::{AcceptedPeer, DialedPeer, ShardPeers},
     parcel::Parcel,
     park::{MEMLOCK_BYTES_MIN, are_possible, check_io_uring, descriptors_needed, run, spawner},
     tasks::Spawner,
@@ -97,8 +99,8 @@ pub struct Parts {
     pub client: Client,
     /// How its tasks are spawned.
     pub spawner: Spawner,
-    /// Where its blocking handlers run. Without, what is for them is nacked `Overloaded`.
-    pub blocking: Option<BlockingPort>,
+    /// Where its blocking handlers run.
+    pub jobs: BlockingPorts,
 }
 
 /// One pinned core's worth of runtime. `!Send`.
@@ -138,7 +140,7 @@ struct Core {
     /// The answer of a batch's message, on its way to the place that was kept for it.
     kept_answer: Outbox,
     crossing: Crossing,
-    blocking: Option<BlockingPort>,
+    jobs: BlockingPorts,
     peers: PeerTable<ConnectionId>,
     /// Peers whose last handle is gone, with messages still to be sent, and until when.
     closing: Vec<(PeerId, Instant)>,
@@ -148,7 +150,7 @@ struct Core {
     expected: Vec<Expected>,
     /// Accepted connections that have said hello, and whose. Not all that it said: a peer decides
     /// how much that is.
-    introduced: FxHashMap<ConnectionId, Uuid>,
+    introduced: FxHashMap<ConnectionId, Introduced>,
     /// Unreadable headers in a row, by connection.
     strikes: FxHashMap<ConnectionId, u32>,
     /// Connections to be closed at the end of the poll, for their strikes.
@@ -185,7 +187,7 @@ impl<E: Engine> Shard<E> {
             mesh,
             client,
             spawner,
-            blocking,
+            jobs,
             ..
         } = parts;
         let Parts {
@@ -194,7 +196,9 @@ impl<E: Engine> Shard<E> {
             commands,
             ..
         } = parts;
-        let names: Arc<[String]> = registry.names().map(String::from).collect();
+        let handlers = registry.names().count();
+        // Built-in handlers have no histograms: what an operator asks is not what he asks about.
+        let names: Arc<[String]> = registry.user_names().map(String::from).collect();
         let limits = CallerLimits {
             outstanding_max: options.outstanding_max,
             messages_max: options.outgoing_messages_max,
@@ -210,7 +214,7 @@ impl<E: Engine> Shard<E> {
             clock,
             registry,
             inline_budget_ns: turn::nanos(options.inline_budget),
-            logged_ns: vec![0; names.len()],
+            logged_ns: vec![0; handlers],
             recorder: Recorder::new(names),
             read_at: None,
             replied: Vec::new(),
@@ -226,7 +230,7 @@ impl<E: Engine> Shard<E> {
             batches,
             kept_answer: Outbox::new(1, usize::MAX),
             crossing: Crossing::new(mesh, options.buffered_bytes_max),
-            blocking,
+            jobs,
             peers: PeerTable::new(),
             closing: Vec::new(),
             came_up: Vec::new(),

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     engine::ConnectionId,
-    handler::{Failure, Spawning},
+    handler::{Failure, Lane, Spawning},
     wire::{Header, Promise},
 };
 
@@ -83,20 +83,20 @@ pub(super) enum Origin {
 pub(super) enum Ran {
     /// As a task of the shard.
     AsTask,
-    /// On a thread of the pool.
-    OnPool,
+    /// On a thread of the pool, or of the operator.
+    OnThread(Lane),
     /// In the reactor's turn, with its batch.
     InBatch,
     /// Nowhere: its deadline had passed, or it was cancelled, as its batch ran.
     OutOfBatch,
-    /// Nowhere: a message for the pool, whose deadline passed, or whose sender has cancelled it,
-    /// before a thread came to it.
-    Nowhere,
+    /// Nowhere: a message for such a thread, whose deadline passed, or whose sender has cancelled
+    /// it, before one came to it.
+    Nowhere(Lane),
 }
 
 impl Ran {
     pub(super) fn is_somewhere(self) -> bool {
-        !matches!(self, Ran::Nowhere | Ran::OutOfBatch)
+        !matches!(self, Ran::Nowhere(_) | Ran::OutOfBatch)
     }
 }
 

@@ -52,7 +52,7 @@ impl<E: Engine> Shard<E> {
             && core.commands.is_empty()
             && core.side.is_quiet()
             && !core.tasks.has_finished()
-            && !core.has_finished_jobs();
+            && !core.jobs.has_finished();
         is_quiet && self.core.crossing.may_park() && self.engine.may_park()
     }
 

@@ -7,6 +7,7 @@ use corelane::{
     client::Peer,
     config::{EngineKind, IdleStrategy, LimitsConfig},
     handler::{Handler, HandlerError, inline, inline_raw, spawned},
+    runtime::RuntimeBuilder,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -82,13 +83,34 @@ impl Setup {
         self.serve_as(handlers, config.with_oversubscribe(true))
     }
 
-    fn serve_as(&self, handlers: Vec<Handler>, config: Config) -> Service {
+    pub(crate) fn serve_as(&self, handlers: Vec<Handler>, config: Config) -> Service {
+        self.serve_built(config, |builder| builder.handlers(handlers))
+    }
+
+    /// A service that tells when it is asked to drain.
+    pub(crate) fn serve_telling(
+        &self,
+        handlers: Vec<Handler>,
+        config: Config,
+        tell: impl FnOnce() + Send + 'static,
+    ) -> Service {
+        self.serve_built(config, |builder| {
+            builder.handlers(handlers).on_drain_request(tell)
+        })
+    }
+
+    fn serve_built(
+        &self,
+        config: Config,
+        build: impl FnOnce(RuntimeBuilder) -> RuntimeBuilder,
+    ) -> Service {
         let directory = TempDir::new().expect("a directory");
         let listen = match self.transport {
             Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
             Transport::Ipc => format!("ipc://{}/socket", directory.path().display()),
         };
-        let runtime = start(config.with_listen([listen]), handlers);
+        let builder = build(Runtime::builder(config.with_listen([listen])));
+        let runtime = builder.start().unwrap_or_else(|error| panic!("{error}"));
         Service {
             endpoint: runtime.endpoints()[0].clone(),
             runtime,

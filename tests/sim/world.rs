@@ -18,7 +18,9 @@ use corelane::{
     handler::{Handler, Registry, ShardInfo},
     metrics::Counters,
     route::{self, Doorbell, Port, inbox},
-    shard::{BlockingPort, Command, Drained, LocalFuture, Parts, Shard, ShardOptions},
+    shard::{
+        BlockingPort, BlockingPorts, Command, Drained, LocalFuture, Parts, Shard, ShardOptions,
+    },
     wire::{HandlerEntry, Hello},
 };
 use crossbeam_channel::Receiver;
@@ -167,7 +169,10 @@ impl World {
                 mesh: meshes.next().expect("is one for each"),
                 client: client.clone(),
                 spawner: Box::new(move |task| spawned.borrow_mut().push_back(task)),
-                blocking: Some(blocking),
+                jobs: BlockingPorts {
+                    pool: Some(blocking),
+                    operator: None,
+                },
             };
             Node {
                 endpoint,

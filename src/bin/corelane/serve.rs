@@ -6,7 +6,10 @@ use std::{
     panic::{self, Location},
     path::PathBuf,
     process::{self, ExitCode},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use corelane::{Config, Runtime, error::StartError, runtime::Totals};
@@ -32,7 +35,8 @@ const STOPPING: [(i32, i32); 2] = [(SIGINT, 128 + SIGINT), (SIGTERM, 128 + SIGTE
 /// really bound. SIGTERM and SIGINT drain: nothing new is handled, what runs is finished within
 /// limits.drain_ms, and the last line is {"event":"stopped",…} with how each accepted message
 /// ended, and how many had to hop to another shard; the exit code is 0. A second signal exits at
-/// once, with code 143 or 130.
+/// once, with code 143 or 130. So does the first after a peer has called _drain, which does the
+/// same where control.allow_drain is true.
 ///
 /// Options go before what the configuration file says.
 #[derive(clap::Args, Clone, Debug)]
@@ -66,9 +70,14 @@ pub(crate) struct ServeArgs {
 /// Serves until a signal says to stop.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     // First, so that no signal finds the process without them.
-    let mut signals = catch_signals()?;
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    let mut signals = catch_signals(&is_stopping)?;
     log_panics();
-    let runtime = start(args)?;
+    let waiting = signals.handle();
+    let runtime = start(args, move || {
+        is_stopping.store(true, Ordering::SeqCst);
+        waiting.close();
+    })?;
     print(&Ready::of(&runtime))?;
     signals.forever().next();
     print(&Stopped {
@@ -79,8 +88,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// The first signal is waited for; the second ends the process from its handler, whatever runs.
-fn catch_signals() -> io::Result<Signals> {
-    let is_stopping = Arc::new(AtomicBool::new(false));
+fn catch_signals(is_stopping: &Arc<AtomicBool>) -> io::Result<Signals> {
     for (signal, code) in STOPPING {
         flag::register_conditional_shutdown(signal, code, is_stopping.clone())?;
         // Run in the order of registration: the flag is for the next one.
@@ -99,9 +107,13 @@ fn log_panics() {
     }));
 }
 
-fn start(args: &ServeArgs) -> Result<Runtime, StartError> {
+fn start(
+    args: &ServeArgs,
+    on_drain_request: impl FnOnce() + Send + 'static,
+) -> Result<Runtime, StartError> {
     Runtime::builder(config(args)?)
         .handlers(demo::handlers())
+        .on_drain_request(on_drain_request)
         .start()
 }
 

@@ -3,14 +3,29 @@
 use super::{Caller, Queue};
 use crate::{
     client::{
-        Connect,
+        Connect, Standing,
         queue::Waiting,
         shards::{Shards, Way},
     },
     config::Endpoint,
-    peers::PeerId,
+    peers::{PeerId, PeerShared},
     wire::{HandlerKey, Header, Hello},
 };
+
+/// A connection that this process was asked to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Acquaintance<'a> {
+    /// By which the caller speaks of it.
+    pub peer: PeerId,
+    /// Where it leads.
+    pub endpoint: &'a Endpoint,
+    /// How things stand with it.
+    pub standing: Standing,
+    /// Whether it leads to a further shard of a process, beside its main connection.
+    pub is_link: bool,
+    /// Its process's credit and account.
+    pub shared: &'a PeerShared,
+}
 
 impl Caller {
     /// The connection by which a message to this process goes: straight to the shard that runs it,
@@ -72,6 +87,17 @@ impl Caller {
     /// The process that this connection leads to, if it is not its main one.
     pub fn main_of(&self, link: PeerId) -> Option<PeerId> {
         self.queues.get(&link)?.main
+    }
+
+    /// All peers, their main connections and those to further shards.
+    pub fn acquaintances(&self) -> impl Iterator<Item = Acquaintance<'_>> {
+        self.queues.iter().map(|(&peer, queue)| Acquaintance {
+            peer,
+            endpoint: &queue.endpoint,
+            standing: queue.standing,
+            is_link: queue.main.is_some(),
+            shared: &queue.shared,
+        })
     }
 
     /// The connections to a process beside its main one.

@@ -1,0 +1,97 @@
+//! Whom a shard knows, for operators.
+
+use quanta::Instant;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Core;
+use crate::{client::Standing, peers::AccountSnapshot};
+
+/// Who has said hello on a connection. Not all that it said: a peer decides how much that is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Introduced {
+    pub(super) instance: Uuid,
+    pub(super) since: Instant,
+}
+
+/// The peers of one shard.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardPeers {
+    /// Its number.
+    pub shard: usize,
+    /// Accepted connections that have said hello: how many, listed or not.
+    pub accepted_total: usize,
+    /// Some of them, the oldest first.
+    pub accepted: Vec<AcceptedPeer>,
+    /// Connections that this shard was asked to make: how many, listed or not.
+    pub dialed_total: usize,
+    /// Some of them, by endpoint.
+    pub dialed: Vec<DialedPeer>,
+}
+
+/// A process that has connected and said hello. One that talks to several shards is known to each
+/// of them.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AcceptedPeer {
+    /// As its hello has it.
+    pub instance: Uuid,
+    /// Since its hello, in seconds.
+    pub connected_s: f64,
+}
+
+/// A process that this one connects to.
+#[derive(Clone, Debug, Serialize)]
+pub struct DialedPeer {
+    /// Where it listens.
+    pub endpoint: String,
+    /// `up`, `down` (no connection, or not welcomed yet), `draining` or `unconnectable`.
+    pub state: &'static str,
+    /// As its welcome had it; none before that.
+    pub instance: Option<Uuid>,
+    /// Whether it is a further shard of a process that is listed by its main connection, with which
+    /// it shares one account.
+    pub is_link: bool,
+    /// How its messages ended; none at a link.
+    pub account: Option<AccountSnapshot>,
+    /// Messages of other threads that wait to leave; none at a link.
+    pub waiting: Option<usize>,
+}
+
+impl Core {
+    /// Bounded by `listed_max`, for nothing else runs meanwhile.
+    pub(super) fn list_peers(&self, now: Instant, listed_max: usize) -> ShardPeers {
+        let accepted = self.introduced.values().take(listed_max);
+        let mut accepted: Vec<_> = accepted
+            .map(|it| AcceptedPeer {
+                instance: it.instance,
+                connected_s: now.saturating_duration_since(it.since).as_millis() as f64 / 1e3,
+            })
+            .collect();
+        accepted.sort_by(|a, b| b.connected_s.total_cmp(&a.connected_s));
+        let caller = self.side.caller.borrow();
+        let dialed = caller.acquaintances().take(listed_max);
+        let mut dialed: Vec<_> = dialed
+            .map(|it| DialedPeer {
+                endpoint: it.endpoint.to_string(),
+                state: match it.standing {
+                    Standing::Up => "up",
+                    Standing::Down => "down",
+                    Standing::Draining => "draining",
+                    Standing::Unconnectable => "unconnectable",
+                },
+                instance: self.peers.instance_of(it.peer),
+                is_link: it.is_link,
+                account: (!it.is_link).then(|| it.shared.account.read()),
+                waiting: (!it.is_link).then(|| it.shared.credit.waiting()),
+            })
+            .collect();
+        dialed.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        ShardPeers {
+            shard: self.info.shard,
+            accepted_total: self.introduced.len(),
+            accepted,
+            dialed_total: caller.acquaintances().count(),
+            dialed,
+        }
+    }
+}
