@@ -8,6 +8,8 @@ mod broken_starts;
 mod call;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/operators.rs"]
+mod operators;
 #[path = "cli/process.rs"]
 mod process;
 #[path = "cli/stop.rs"]
@@ -123,7 +125,7 @@ fn options_go_before_the_file() {
 
 #[test]
 fn help_is_for_stdout_and_mistakes_are_one_line() {
-    for command in ["", "serve", "bench", "doctor"].map(|name| [name, "--help"]) {
+    for command in ["", "serve", "bench", "doctor", "top"].map(|name| [name, "--help"]) {
         let command = &command[usize::from(command[0].is_empty())..];
         let help = corelane(command);
         assert!(

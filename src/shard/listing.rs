@@ -29,7 +29,8 @@ pub struct ShardPeers {
     pub dialed: Vec<DialedPeer>,
 }
 
-/// A process that has connected and said hello. One that talks to several shards is known to each
+/// A process that has connected and said hello. The libzmq engine does not learn that one has gone,
+/// and lists it until it forgets the connection. One that talks to several shards is known to each
 /// of them.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct AcceptedPeer {

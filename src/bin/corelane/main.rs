@@ -1,5 +1,5 @@
-//! The command `corelane`: serves demonstration handlers, calls any peer, measures one, reads
-//! dumps, and looks whether a host is fit for it.
+//! The command `corelane`: serves demonstration handlers, calls any peer, measures or watches one,
+//! reads dumps, and looks whether a host is fit for it.
 //!
 //! What scripts read goes to stdout; errors, notes and the log (`RUST_LOG`, by default `warn`) go
 //! to stderr. An error is one line, `corelane: …`, and exit code 2.
@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod hist;
 mod serve;
+mod top;
 
 use std::{error::Error, io, process::ExitCode};
 
@@ -19,6 +20,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::{
     bench::BenchArgs, call::CallArgs, doctor::DoctorArgs, hist::HistArgs, serve::ServeArgs,
+    top::TopArgs,
 };
 
 /// For whatever keeps the command from doing what it was asked.
@@ -33,6 +35,7 @@ enum Command {
     Bench(BenchArgs),
     Hist(HistArgs),
     Doctor(DoctorArgs),
+    Top(TopArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Bench(args) => bench::run(args),
         Command::Hist(args) => hist::run(args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(args),
+        Command::Top(args) => top::run(args),
     }
 }
 
