@@ -23,6 +23,8 @@ mod counters;
 mod decode;
 mod dump;
 mod percentiles;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod read;
 mod recorder;
 mod report;
