@@ -60,6 +60,9 @@ pub struct Counters {
     pub spawned: u64,
     /// Spawned handlers that run now: a gauge.
     pub spawned_now: u64,
+    /// The most of them that have run at once: a high-water mark. In a sum over shards, the sum of
+    /// their marks.
+    pub spawned_most: u64,
     /// Messages handed to the pool of blocking handlers.
     pub blocking: u64,
     /// Those of them that wait, run or are not answered now: the other gauge.
@@ -68,6 +71,10 @@ pub struct Counters {
     pub batched: u64,
     /// Times that a batch was run.
     pub batches: u64,
+    /// The most of them at once: a high-water mark, as `spawned_most`.
+    pub blocking_most: u64,
+    /// Calls whose answers are outstanding now: a gauge.
+    pub outstanding_now: u64,
     /// Answers dropped because they were late, duplicate or foreign.
     pub late_answers: u64,
     /// Headers that could not be decoded.
@@ -142,10 +149,13 @@ impl AddAssign for Counters {
             woken,
             spawned,
             spawned_now,
+            spawned_most,
             blocking,
             blocking_now,
             batched,
             batches,
+            blocking_most,
+            outstanding_now,
             late_answers,
             malformed,
             inline_overruns,
@@ -174,10 +184,13 @@ impl AddAssign for Counters {
         self.woken += woken;
         self.spawned += spawned;
         self.spawned_now += spawned_now;
+        self.spawned_most += spawned_most;
         self.blocking += blocking;
         self.blocking_now += blocking_now;
         self.batched += batched;
         self.batches += batches;
+        self.blocking_most += blocking_most;
+        self.outstanding_now += outstanding_now;
         self.late_answers += late_answers;
         self.malformed += malformed;
         self.inline_overruns += inline_overruns;

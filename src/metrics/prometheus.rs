@@ -143,7 +143,7 @@ struct Family {
 }
 
 /// Taken apart, so that a new counter that is not shown does not compile.
-fn families(counters: &Counters) -> [(Family, u64); 23] {
+fn families(counters: &Counters) -> [(Family, u64); 26] {
     let Counters {
         accepted,
         handled,
@@ -155,8 +155,11 @@ fn families(counters: &Counters) -> [(Family, u64); 23] {
         shards_woken,
         spawned,
         spawned_now,
+        spawned_most,
         blocking,
         blocking_now,
+        blocking_most,
+        outstanding_now,
         late_answers,
         malformed,
         inline_overruns,
@@ -203,8 +206,15 @@ fn families(counters: &Counters) -> [(Family, u64); 23] {
         ),
         total("spawned_total", "Tasks spawned for handlers.", spawned),
         gauge("spawned", "Spawned handlers that run now.", spawned_now),
+        gauge("spawned_most", "The most of them at once.", spawned_most),
         total("blocking_total", "Messages handed to the pool.", blocking),
         gauge("blocking", "Those not answered yet.", blocking_now),
+        gauge("blocking_most", "The most of them at once.", blocking_most),
+        gauge(
+            "outstanding",
+            "Calls without an answer yet.",
+            outstanding_now,
+        ),
         total(
             "late_answers_total",
             "Answers dropped as late or foreign.",

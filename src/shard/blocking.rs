@@ -37,6 +37,7 @@ pub struct BlockingPort {
     home: Arc<Home>,
     finished: Inbox<FinishedTask>,
     under_way: usize,
+    under_way_most: usize,
     under_way_max: usize,
     /// Jobs that have begun and are answered.
     answered: u64,
@@ -102,6 +103,7 @@ impl BlockingPort {
             home: Arc::new(Home { port, gate }),
             finished,
             under_way: 0,
+            under_way_most: 0,
             under_way_max,
             answered: 0,
         }
@@ -137,6 +139,7 @@ impl BlockingPort {
             refused.into_inner().origin
         })?;
         self.under_way += 1;
+        self.under_way_most = self.under_way_most.max(self.under_way);
         Ok(())
     }
 
@@ -187,6 +190,11 @@ impl BlockingPorts {
     /// Messages that were handed over and are not answered.
     pub(super) fn under_way(&self) -> usize {
         self.each().map(|port| port.under_way).sum()
+    }
+
+    /// The most of the pool's that there have been at once.
+    pub(super) fn most_on_pool(&self) -> usize {
+        self.pool.as_ref().map_or(0, |port| port.under_way_most)
     }
 
     /// Those of the pool.

@@ -22,9 +22,7 @@ impl<E: Engine> Shard<E> {
             count += 1;
             match command {
                 Command::Measure { blank, reply } => {
-                    self.core.recorder.counters.spawned_now = self.core.tasks.live() as u64;
-                    self.core.recorder.counters.blocking_now =
-                        self.core.jobs.under_way_on_pool() as u64;
+                    self.core.gauge();
                     let interval = self.core.recorder.take(*blank);
                     let _ = reply.send((self.core.info.shard, interval, self.core.called_names()));
                 }
@@ -118,9 +116,21 @@ impl Core {
         }
     }
 
+    /// Takes down how much there is of what comes and goes.
+    fn gauge(&mut self) {
+        let counters = &mut self.recorder.counters;
+        counters.spawned_now = self.tasks.live() as u64;
+        counters.spawned_most = self.tasks.most_handlers() as u64;
+        counters.blocking_now = self.jobs.under_way_on_pool() as u64;
+        counters.blocking_most = self.jobs.most_on_pool() as u64;
+        counters.outstanding_now = self.side.caller.borrow().outstanding() as u64;
+    }
+
     fn last_words(&mut self) -> Drained {
+        self.gauge();
         self.recorder.counters.spawned_now = 0;
         self.recorder.counters.blocking_now = 0;
+        self.recorder.counters.outstanding_now = 0;
         Drained {
             shard: self.info.shard,
             counters: self.recorder.counters,

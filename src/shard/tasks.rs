@@ -37,6 +37,7 @@ pub type Spawner = Box<dyn FnMut(LocalFuture)>;
 pub(super) struct Tasks {
     spawner: Spawner,
     handlers: usize,
+    handlers_most: usize,
     handlers_max: usize,
     guests: Rc<Cell<usize>>,
     finished: Rc<Finished>,
@@ -112,6 +113,7 @@ impl Tasks {
         Self {
             spawner,
             handlers: 0,
+            handlers_most: 0,
             handlers_max,
             guests,
             finished,
@@ -170,6 +172,11 @@ impl Tasks {
         self.handlers
     }
 
+    /// The most of these that there have been at once.
+    pub(super) fn most_handlers(&self) -> usize {
+        self.handlers_most
+    }
+
     pub(super) fn spawn(
         &mut self,
         origin: Origin,
@@ -178,6 +185,7 @@ impl Tasks {
         underway: &mut Underway,
     ) {
         self.handlers += 1;
+        self.handlers_most = self.handlers_most.max(self.handlers);
         let finished = self.finished.clone();
         let Spawning {
             handler,

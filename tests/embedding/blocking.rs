@@ -92,6 +92,7 @@ pub(crate) fn a_shard_goes_on_while_all_threads_block(setup: &Setup) {
         (total.handled, total.blocking, total.blocking_now),
         (503, 3, 0)
     );
+    assert_eq!((total.blocking_most, total.spawned_most), (3, 0));
     for metric in [Metric::InHandler, Metric::ReadToReply] {
         assert_eq!(metrics.histogram(metric, "hold").unwrap().len(), 3);
     }
