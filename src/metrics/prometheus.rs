@@ -143,26 +143,31 @@ struct Family {
 }
 
 /// Taken apart, so that a new counter that is not shown does not compile.
-fn families(counters: &Counters) -> [(Family, u64); 26] {
+fn families(counters: &Counters) -> [(Family, u64); 31] {
     let Counters {
         accepted,
         handled,
         nacked_by_reason: _,
         indeterminate,
         lost,
+        stopped,
         hopped_out,
         hopped_in,
         shards_woken,
+        woken,
         spawned,
         spawned_now,
         spawned_most,
         blocking,
         blocking_now,
         blocking_most,
+        batched,
+        batches,
         outstanding_now,
         late_answers,
         malformed,
         inline_overruns,
+        demoted,
         calls,
         answered,
         call_nacked,
@@ -203,6 +208,19 @@ fn families(counters: &Counters) -> [(Family, u64); 26] {
             "shards_woken_total",
             "Sleeping shards that were woken.",
             shards_woken,
+        ),
+        total("woken_total", "Times that a parked shard was woken.", woken),
+        total(
+            "stopped_total",
+            "Handlers stopped before their end.",
+            stopped,
+        ),
+        total("batched_total", "Messages collected for batches.", batched),
+        total("batches_total", "Batches that were run.", batches),
+        total(
+            "demoted_total",
+            "Inline handlers that were demoted.",
+            demoted,
         ),
         total("spawned_total", "Tasks spawned for handlers.", spawned),
         gauge("spawned", "Spawned handlers that run now.", spawned_now),
