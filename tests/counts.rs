@@ -179,11 +179,14 @@ fn nothing_is_allocated_per_hop_and_nobody_is_woken() {
     let endpoint = &runtime.endpoints()[0];
     let peer = runtime.client().connect_routed(0, endpoint).unwrap();
     for mode in MODES {
-        for count in rounds(&runtime, &peer, mode, MESSAGES) {
-            // Histograms of two shards, which grow when a busy machine lets one wait for long.
-            let most = PER_ROUND_MAX + MESSAGES / 100;
-            assert!(count <= most, "{mode:?}: {count} for {MESSAGES}");
-        }
+        // As many parcels are made as were ever under way at once, and a busy machine may let one
+        // shard wait for the other at any time. What is allocated per hop is so in every round.
+        let counts = rounds(&runtime, &peer, mode, MESSAGES);
+        let least = counts.iter().copied().min().unwrap_or(u64::MAX);
+        assert!(
+            least <= PER_ROUND_MAX,
+            "{mode:?}: {counts:?} for {MESSAGES}"
+        );
     }
     let counters = runtime.metrics().total();
     assert_eq!(counters.hopped_in, counters.accepted);
