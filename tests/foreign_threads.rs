@@ -281,7 +281,8 @@ fn calls_of_many_threads_resolve_each_once() {
     assert_eq!(service.drain().handled, THREADS * MESSAGES);
 }
 
-/// The answers of those that nobody waits for any more are taken, and trouble nobody.
+/// Those that nobody waits for any more are taken back or cancelled, or their answers are taken;
+/// each ends once, and they trouble nobody.
 #[test]
 fn calls_may_be_dropped_while_they_are_under_way() {
     const CALLS: u64 = 200;
@@ -307,14 +308,19 @@ fn calls_may_be_dropped_while_they_are_under_way() {
     let deadline = Instant::now() + PATIENCE;
     let counters = loop {
         let counters = caller.metrics().total();
-        if counters.answered == CALLS + 1 {
+        let unanswered = counters.call_nacked + counters.call_indeterminate + counters.not_sent;
+        if counters.answered + unanswered == CALLS + 1 {
             break counters;
         }
         assert!(Instant::now() < deadline, "{counters:?}");
         thread::sleep(Duration::from_millis(2));
     };
-    assert_eq!((counters.calls, counters.late_answers), (CALLS + 1, 0));
-    assert_eq!(service.drain().handled, CALLS + 1);
+    assert_eq!(counters.calls, CALLS + 1);
+    assert!(counters.answered > CALLS / 2, "{counters:?}");
+    let totals = service.drain();
+    assert!(totals.handled > CALLS / 2, "{totals:?}");
+    let ended = totals.handled + totals.nacked + totals.indeterminate + totals.lost;
+    assert_eq!(totals.accepted, ended, "{totals:?}");
 }
 
 /// Threads that go on are told so by each call, and none of them waits for ever.
