@@ -144,6 +144,7 @@ impl Parcel {
     /// Empties it, to be used again, if it is worth that.
     pub(super) fn empty(&mut self) -> bool {
         self.payload_bytes = 0;
+        self.handler = NONE;
         self.is_answered = false;
         self.large = None;
         self.buffer.capacity() <= KEPT_BYTES_MAX
@@ -167,6 +168,26 @@ pub(super) fn fetch_ahead(waiting: &[Box<Parcel>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Or the refusal of the next message would be recorded as this one's handler's reply.
+    #[test]
+    fn an_emptied_parcel_knows_nothing_of_what_it_carried() {
+        let header = Header::new(crate::wire::Kind::Request, 1);
+        let connection = ConnectionId::new(0, std::num::NonZeroU32::MIN);
+        let mut parcel = Parcel::new(header, connection, Instant::now());
+        parcel.fill(&mut Received::apart(&[], &mut [7; 10]));
+        parcel.set_handler(Some(3));
+        let mut answer = Outbox::new(1, usize::MAX);
+        answer
+            .push(&Header::new(crate::wire::Kind::Ack, 1), &[])
+            .unwrap();
+        parcel.take_answer(&mut answer);
+        assert!(parcel.is_answered() && answer.is_empty());
+        assert_eq!((parcel.handler(), parcel.payload_bytes()), (Some(3), 10));
+        assert!(parcel.empty());
+        assert_eq!((parcel.handler(), parcel.payload_bytes()), (None, 0));
+        assert!(!parcel.is_answered());
+    }
 
     #[test]
     fn a_parcel_takes_two_lines() {
