@@ -306,11 +306,7 @@ pub(crate) fn a_draining_process_still_says_how_it_is(setup: &Setup) {
     let (service, caller) = (setup.serve(vec![sleep(), echo()]), setup.caller());
     let peer = service.connect(&caller);
     // A peer that does not heed the goodbye: it has said no hello.
-    let context = zmq::Context::new();
-    let dealer = context.socket(zmq::DEALER).unwrap();
-    dealer.set_rcvtimeo(PATIENCE.as_millis() as i32).unwrap();
-    dealer.set_linger(0).unwrap();
-    dealer.connect(&service.endpoint).unwrap();
+    let dealer = service.raw_dealer();
     let ask = |name: &str| {
         let request = Header {
             handler: HandlerKey::of(name),

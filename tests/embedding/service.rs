@@ -169,6 +169,15 @@ impl Service {
             .connect(&self.endpoint)
             .expect("an endpoint")
     }
+
+    /// A bare ZeroMQ peer of this service. It says no hello, and so it heeds no goodbye.
+    pub(crate) fn raw_dealer(&self) -> zmq::Socket {
+        let dealer = zmq::Context::new().socket(zmq::DEALER).unwrap();
+        dealer.set_rcvtimeo(PATIENCE.as_millis() as i32).unwrap();
+        dealer.set_linger(0).unwrap();
+        dealer.connect(&self.endpoint).unwrap();
+        dealer
+    }
 }
 
 fn start(config: Config, handlers: Vec<Handler>) -> Runtime {
