@@ -8,6 +8,8 @@
 
 #[path = "tidy/code.rs"]
 mod code;
+#[path = "tidy/failures.rs"]
+mod failures;
 #[path = "tidy/imports.rs"]
 mod imports;
 #[path = "tidy/source.rs"]
@@ -66,6 +68,13 @@ fn nothing_names_a_machine() {
     for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
         assert_none(text::check_lock(&source::read(lock)));
     }
+}
+
+#[test]
+fn each_failure_that_is_survived_has_a_test_that_is_there() {
+    let page = source::read("docs/failures.md");
+    assert!(page.text.contains("| failure |"), "no table is read");
+    assert_none(failures::check(&page, &source::tree()));
 }
 
 /// What git tracks, not what lies about: an editor's folder is nobody's concern. An unpacked
