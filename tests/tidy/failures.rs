@@ -21,14 +21,16 @@ pub(crate) fn check(page: &Source, tree: &[Source]) -> Vec<Finding> {
     findings
 }
 
-/// The rows of all tables, without their heads and rules.
+/// The rows of all tables of failures, without their heads and rules.
 fn rows(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
     let mut is_in_table = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
-        let row = line.strip_prefix('|').and_then(|it| it.strip_suffix('|'));
-        let was_in_table = std::mem::replace(&mut is_in_table, row.is_some());
-        // The first line of a table is its head; the second has no words.
-        let row = row.filter(|row| was_in_table && row.contains(char::is_alphabetic))?;
+        let is_head = line.starts_with("| failure |");
+        is_in_table = is_head || is_in_table && line.starts_with('|');
+        let row = line.strip_prefix('|')?.strip_suffix('|')?;
+        // The rule below the head has no words.
+        let is_row = is_in_table && !is_head && row.contains(char::is_alphabetic);
+        let row = Some(row).filter(|_| is_row)?;
         Some((index + 1, row.split('|').collect()))
     })
 }
