@@ -15,6 +15,7 @@
 //!
 //! - [`handler`]: what runs, and how it is made per shard.
 //! - [`client`]: sending, in three delivery modes.
+//! - [`events`]: peers that come, drain and go, for a program that wants to be told.
 //! - [`config`], [`placement`]: which CPUs, which endpoints, which limits.
 //! - [`metrics`]: counters, histograms, dumps.
 //! - [`wire`], [`codec`]: the bytes.
@@ -31,6 +32,7 @@ pub mod codec;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod handler;
 pub mod metrics;
 pub mod peers;

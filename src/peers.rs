@@ -184,6 +184,10 @@ pub struct Peer<C> {
     pub connection: C,
     /// What it said of itself.
     pub identity: Option<Hello>,
+    /// The number of the connection on which it said so, while that stands.
+    pub epoch: Option<u64>,
+    /// It has said goodbye on that.
+    pub is_draining: bool,
 }
 
 impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
@@ -201,6 +205,8 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
         let peer = Peer {
             connection,
             identity: None,
+            epoch: None,
+            is_draining: false,
         };
         self.peers.insert(id, peer);
     }
@@ -228,6 +234,19 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
     pub fn at(&mut self, connection: C) -> Option<(PeerId, &mut Peer<C>)> {
         let id = *self.by_connection.get(&connection)?;
         Some((id, self.peers.get_mut(&id)?))
+    }
+
+    /// The connection on which this peer was met stands no longer. Returns its number, if there was
+    /// one.
+    pub fn part_from(&mut self, id: PeerId) -> Option<u64> {
+        self.peers.get_mut(&id)?.epoch.take()
+    }
+
+    /// This peer has said goodbye. Returns the number of its connection, if that is news.
+    pub fn note_goodbye(&mut self, id: PeerId) -> Option<u64> {
+        let peer = self.peers.get_mut(&id)?;
+        let is_news = !std::mem::replace(&mut peer.is_draining, true);
+        peer.epoch.filter(|_| is_news)
     }
 
     /// What the peer with this id calls itself, once it has told.

@@ -43,6 +43,7 @@ use crate::{
     client::Client,
     config::Config,
     error::{DumpError, StartError},
+    events::Subscription,
     handler::{Handler, ShardInfo, TaskContext},
     metrics::{Counters, Snapshot},
     route::Port,
@@ -190,6 +191,11 @@ impl Runtime {
         &self.client
     }
 
+    /// What happens from now on, as [`Client::events`]. The subscription ends with the runtime.
+    pub fn events(&self) -> Subscription {
+        self.client.events()
+    }
+
     /// Runs a task on a shard, where it may use the shard's own client and need not be `Send`. Its
     /// result is awaited or waited for; if the shard stops first there is none. Blocks only
     /// while the shard's commands are full.
@@ -256,6 +262,7 @@ impl Runtime {
         }
         drop(done);
         let counters = self.collect_last_words(&drained, within + GRACE);
+        self.client.hub().close();
         if let Some(Dumper { stop, thread }) = self.dumper.take() {
             drop(stop);
             let _ = thread.join();

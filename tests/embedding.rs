@@ -13,6 +13,8 @@ mod failures;
 mod kinds;
 #[path = "embedding/operators.rs"]
 mod operators;
+#[path = "embedding/peers.rs"]
+mod peers;
 #[path = "embedding/requests.rs"]
 mod requests;
 #[path = "embedding/service.rs"]
@@ -100,6 +102,9 @@ macro_rules! suite {
                     a_dump_is_written_when_asked_for
                     a_drain_is_asked_for_only_by_leave
                     a_draining_process_still_says_how_it_is;
+                peers:
+                    peers_that_come_drain_and_go_are_events
+                    who_says_hello_again_is_the_same_peer;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

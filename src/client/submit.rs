@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::Endpoint,
     error::{NotSent, SendError},
+    events::{Hub, Subscription},
     peers::{Account, AccountSnapshot, Credit, PeerId, PeerShared},
     route::{Port, Refused},
     wire::HandlerKey,
@@ -171,6 +172,7 @@ struct ClientState {
     next_shard: AtomicUsize,
     clock: Clock,
     options: ClientOptions,
+    hub: Arc<Hub>,
 }
 
 impl Client {
@@ -182,6 +184,7 @@ impl Client {
                 next_shard: AtomicUsize::new(0),
                 clock,
                 options,
+                hub: Arc::default(),
             }),
             until: None,
         }
@@ -228,6 +231,17 @@ impl Client {
                 },
             )
         })
+    }
+
+    /// What happens in the runtime from now on: see [`events`](crate::events). Events of a shard
+    /// that has not ended its turn may be of what was before. Waits for a lock for moments at most.
+    pub fn events(&self) -> Subscription {
+        self.state.hub.subscribe()
+    }
+
+    /// Where its shards and its runtime tell of events.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.state.hub
     }
 
     /// Begins a message to the handler of this name, or of this key: `HandlerKey::of` is a

@@ -7,7 +7,6 @@ use quanta::Instant;
 use super::{
     Core, Parcel, Phase, Shard,
     batches::Waiting,
-    listing::Introduced,
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
     turn::nanos,
 };
@@ -20,8 +19,6 @@ use crate::{
 
 /// Unreadable headers in a row after which a connection is closed.
 const STRIKES_MAX: u32 = 3;
-/// Accepted peers that are known by their hello.
-const INTRODUCED_MAX: usize = 16_384;
 
 pub(super) const IS_STOPPING: &str = "this process is stopping";
 
@@ -266,13 +263,7 @@ impl Core {
         match Hello::decode(payload) {
             Ok(hello) => {
                 tracing::debug!(?connection, instance = %hello.instance, "hello");
-                if self.introduced.len() < INTRODUCED_MAX {
-                    let introduced = Introduced {
-                        instance: hello.instance,
-                        since: now,
-                    };
-                    self.introduced.insert(connection, introduced);
-                }
+                self.introduce(now, connection, hello.instance);
                 let welcome = Header::new(Kind::Welcome, header.correlation);
                 if outbox.push(&welcome, &self.hello).is_err() {
                     self.recorder.counters.answers_lost += 1;

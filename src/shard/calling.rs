@@ -7,6 +7,7 @@ use crate::{
     client::{Connect, Standing, Submission, Submitted},
     engine::{ConnectionId, Engine},
     error::Lost,
+    events::{Departure, Event},
     peers::{Entry, PeerId},
     wire::{Header, Kind, Outbox, Received},
 };
@@ -91,20 +92,26 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let Self { engine, core } = self;
-        let mut caller = core.side.caller.borrow_mut();
-        core.closing.retain(|&(id, until)| {
+        let mut closing = std::mem::take(&mut core.closing);
+        closing.retain(|&(id, until)| {
+            let caller = core.side.caller.borrow();
             // A process's main connection knows the others, and goes last.
             if (caller.is_sending(id) || caller.has_links(id)) && now < until {
                 return true;
             }
+            drop(caller);
+            core.part_from_dialed(id, Departure::LetGo);
             let connection = core.peers.connection_of(id);
+            let mut caller = core.side.caller.borrow_mut();
             caller.close(id, connection.and_then(|it| engine.outbox(it)));
+            drop(caller);
             core.peers.remove(id);
             if let Some(connection) = connection {
                 engine.close(connection);
             }
             false
         });
+        core.closing = closing;
     }
 
     /// Says hello on connections that have just come up, before anything else is sent. What is to
@@ -210,8 +217,18 @@ impl Core {
                 self.expected.retain(|it| it.peer != id);
                 let mut caller = self.side.caller.borrow_mut();
                 caller.stand(id, Standing::Draining);
+                drop(caller);
+                let epoch = self.peers.note_goodbye(id);
+                self.tell_of_dialed(id, epoch, Event::Draining);
             }
-            None => drop(self.introduced.remove(&connection)),
+            None => {
+                let shard = self.info.shard;
+                if let Some(it) = self.introduced.get_mut(&connection)
+                    && !std::mem::replace(&mut it.is_draining, true)
+                {
+                    self.news.tell(|| Event::Draining(it.info(shard)));
+                }
+            }
         }
     }
 
@@ -225,13 +242,14 @@ impl Core {
         if *why == Lost::SlowConsumer {
             self.recorder.counters.slow_consumers += 1;
         }
-        self.introduced.remove(&connection);
+        self.part_from(connection, Departure::Lost(why.clone()));
         self.strikes.remove(&connection);
         self.came_up.retain(|&up| up != connection);
         match self.peers.id_at(connection) {
             // Its goodbye was this connection's, too; whoever comes next has said none.
             Some(id) => {
                 self.side.caller.borrow_mut().lost(id, outbox);
+                self.part_from_dialed(id, Departure::Lost(why.clone()));
                 self.expect_link(now, id);
             }
             None => self.recorder.counters.answers_lost += outbox.messages() as u64,

@@ -55,7 +55,9 @@ impl<E: Engine> Shard<E> {
         self.core.run_batches(None);
         self.core.side.caller.borrow_mut().refuse_new();
         let goodbye = Header::new(Kind::Goodbye, 0);
-        for &connection in self.core.introduced.keys() {
+        let introduced = self.core.introduced.iter();
+        // Who drains, too, sends nothing new.
+        for (&connection, _) in introduced.filter(|(_, it)| !it.is_draining) {
             if let Some(outbox) = self.engine.outbox(connection) {
                 // A peer whose queue is full learns of it when the connection closes.
                 let _ = outbox.push(&goodbye, &[]);

@@ -5,13 +5,29 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Core;
-use crate::{client::Standing, peers::AccountSnapshot};
+use crate::{client::Standing, events::PeerInfo, peers::AccountSnapshot};
 
 /// Who has said hello on a connection. Not all that it said: a peer decides how much that is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Introduced {
     pub(super) instance: Uuid,
     pub(super) since: Instant,
+    /// Which of the shard's connections it is.
+    pub(super) epoch: u64,
+    /// It has said goodbye.
+    pub(super) is_draining: bool,
+}
+
+impl Introduced {
+    /// As a shard with this number tells of it.
+    pub(super) fn info(&self, shard: usize) -> PeerInfo {
+        PeerInfo {
+            instance: self.instance,
+            endpoint: None,
+            shard,
+            epoch: self.epoch,
+        }
+    }
 }
 
 /// The peers of one shard.
@@ -19,7 +35,7 @@ pub(super) struct Introduced {
 pub struct ShardPeers {
     /// Its number.
     pub shard: usize,
-    /// Accepted connections that have said hello: how many, listed or not.
+    /// Accepted connections that have said hello, and no goodbye: how many, listed or not.
     pub accepted_total: usize,
     /// Some of them, the oldest first.
     pub accepted: Vec<AcceptedPeer>,
@@ -61,7 +77,9 @@ pub struct DialedPeer {
 impl Core {
     /// Bounded by `listed_max`, for nothing else runs meanwhile.
     pub(super) fn list_peers(&self, now: Instant, listed_max: usize) -> ShardPeers {
-        let accepted = self.introduced.values().take(listed_max);
+        let accepted = || self.introduced.values().filter(|it| !it.is_draining);
+        let accepted_total = accepted().count();
+        let accepted = accepted().take(listed_max);
         let mut accepted: Vec<_> = accepted
             .map(|it| AcceptedPeer {
                 instance: it.instance,
@@ -89,7 +107,7 @@ impl Core {
         dialed.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         ShardPeers {
             shard: self.info.shard,
-            accepted_total: self.introduced.len(),
+            accepted_total,
             accepted,
             dialed_total: caller.acquaintances().count(),
             dialed,

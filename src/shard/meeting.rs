@@ -5,7 +5,7 @@ use std::time::Duration;
 use quanta::Instant;
 
 use super::Core;
-use crate::{client::Standing, engine::ConnectionId, peers::PeerId, wire::Hello};
+use crate::{client::Standing, engine::ConnectionId, events::Event, peers::PeerId, wire::Hello};
 
 /// For so long a peer may leave our hello without a welcome; then what waits is sent all the same.
 const WELCOME_PATIENCE: Duration = Duration::from_millis(250);
@@ -74,7 +74,12 @@ impl Core {
         let stale = caller.learn_shards(id, &hello, self.info.shard);
         caller.stand(id, Standing::Up);
         self.closing.extend(stale.into_iter().map(|id| (id, now)));
+        drop(caller);
+        let epoch = self.news.next_epoch();
         peer.identity = Some(hello);
+        peer.epoch = Some(epoch);
+        peer.is_draining = false;
+        self.tell_of_dialed(id, Some(epoch), Event::Up);
     }
 
     /// Goes on without the welcomes that have not come.

@@ -14,6 +14,7 @@ mod commands;
 mod crossing;
 mod listing;
 mod meeting;
+mod news;
 mod parcel;
 mod park;
 mod tasks;
@@ -26,8 +27,8 @@ use quanta::{Clock, Instant};
 use rustc_hash::FxHashMap;
 
 use self::{
-    batches::Batches, crossing::Crossing, listing::Introduced, meeting::Expected, tasks::Tasks,
-    underway::Underway,
+    batches::Batches, crossing::Crossing, listing::Introduced, meeting::Expected, news::News,
+    tasks::Tasks, underway::Underway,
 };
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
@@ -151,6 +152,8 @@ struct Core {
     /// Accepted connections that have said hello, and whose. Not all that it said: a peer decides
     /// how much that is.
     introduced: FxHashMap<ConnectionId, Introduced>,
+    /// What the program is to be told of.
+    news: News,
     /// Unreadable headers in a row, by connection.
     strikes: FxHashMap<ConnectionId, u32>,
     /// Connections to be closed at the end of the poll, for their strikes.
@@ -204,6 +207,7 @@ impl<E: Engine> Shard<E> {
             messages_max: options.outgoing_messages_max,
             bytes_max: options.outgoing_bytes_max,
         };
+        let news = News::new(client.hub().clone());
         let side = Rc::new(CallingSide::new(limits, options.inbox_capacity, connects));
         let local_client = LocalClient::new(info.shard, side.clone(), client);
         let batches = Batches::new(names.len());
@@ -236,6 +240,7 @@ impl<E: Engine> Shard<E> {
             came_up: Vec::new(),
             expected: Vec::new(),
             introduced: FxHashMap::default(),
+            news,
             strikes: FxHashMap::default(),
             condemned: Vec::new(),
             hello: hello.encode(),

@@ -6,6 +6,7 @@ use super::{Core, Phase, Shard};
 use crate::{
     engine::{Engine, Event},
     error::Malformation,
+    events::Departure,
 };
 
 /// What a turn came to.
@@ -37,6 +38,7 @@ impl<E: Engine> Shard<E> {
         work += self.send(now);
         self.close_quiet_peers(now);
         self.core.record_ends();
+        self.core.news.hand_on();
         self.step_drain(now);
         Turn {
             worked: work > 0,
@@ -79,9 +81,12 @@ impl<E: Engine> Shard<E> {
         let messages_max = core.options.turn_messages_max;
         core.read_at = None;
         let events = engine.poll(now, messages_max, &mut |event| core.on_event(now, event));
-        for connection in core.condemned.drain(..) {
+        while let Some(connection) = core.condemned.pop() {
             core.strikes.remove(&connection);
-            core.introduced.remove(&connection);
+            core.part_from(connection, Departure::Unreadable);
+            if let Some(id) = core.peers.id_at(connection) {
+                core.part_from_dialed(id, Departure::Unreadable);
+            }
             engine.close(connection);
         }
         events
@@ -124,6 +129,7 @@ impl<E: Engine> Shard<E> {
             self.core.batches.next_due(),
             self.core.underway.next_deadline(),
             self.engine.next_wake(),
+            self.core.news.next_due(now),
             drain,
         ];
         timers.into_iter().flatten().min()

@@ -11,7 +11,7 @@ use crate::source::{Finding, Source, is_word};
 /// `error` names the wire's plain numbers (a codec, a reason), for a nack is an error; `codec` is
 /// chosen by a number of the wire's header; a handler's context lends it the shard's client; a
 /// client holds the ports of the shards.
-const TABLE: [(&str, &[&str]); 13] = [
+const TABLE: [(&str, &[&str]); 14] = [
     ("error", &["wire"]),
     ("config", &["error"]),
     ("metrics", &["error"]),
@@ -20,11 +20,14 @@ const TABLE: [(&str, &[&str]); 13] = [
     ("codec", &["wire", "error"]),
     ("route", &["config", "error"]),
     ("peers", &["wire", "error"]),
+    ("events", &["error"]),
     ("engine", &["wire", "config", "error"]),
     ("handler", &["client", "wire", "codec", "config", "error"]),
     (
         "client",
-        &["wire", "codec", "route", "peers", "config", "error"],
+        &[
+            "wire", "codec", "route", "peers", "events", "config", "error",
+        ],
     ),
     (
         "shard",
@@ -37,6 +40,7 @@ const TABLE: [(&str, &[&str]); 13] = [
             "codec",
             "route",
             "peers",
+            "events",
             "engine",
             "handler",
             "client",
@@ -51,6 +55,7 @@ const TABLE: [(&str, &[&str]); 13] = [
             "placement",
             "wire",
             "route",
+            "events",
             "engine",
             "handler",
             "client",

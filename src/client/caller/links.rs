@@ -89,6 +89,11 @@ impl Caller {
         self.queues.get(&link)?.main
     }
 
+    /// Where the connection to this peer leads.
+    pub fn endpoint_of(&self, peer: PeerId) -> Option<&Endpoint> {
+        self.queues.get(&peer).map(|queue| &queue.endpoint)
+    }
+
     /// All peers, their main connections and those to further shards.
     pub fn acquaintances(&self) -> impl Iterator<Item = Acquaintance<'_>> {
         self.queues.iter().map(|(&peer, queue)| Acquaintance {
