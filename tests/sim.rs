@@ -2,7 +2,8 @@
 //! requests, confirmed and one-way messages, with delays, cuts, small limits, slow handlers,
 //! cancelled calls and drains, and after each of them what `semantics.md` promises.
 //!
-//! `CORELANE_SEEDS=100000` runs more seeds; `CORELANE_SEED=17` runs one, and prints its trace.
+//! `CORELANE_SEEDS=100000` runs more seeds, from `CORELANE_SEEDS_FROM` on (0 if that is not set),
+//! and `--nocapture` shows how many per second; `CORELANE_SEED=17` runs one, and prints its trace.
 
 #[path = "sim/blocking.rs"]
 mod blocking;
@@ -18,13 +19,19 @@ mod load;
 mod pool;
 #[path = "sim/scenario.rs"]
 mod scenario;
+#[path = "sim/seen.rs"]
+mod seen;
 #[path = "sim/world.rs"]
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use corelane::engine::sim::Weather;
 use scenario::{Trace, simulate};
+use seen::Seen;
 use world::World;
 
 /// How many seeds a plain `cargo test` runs: a few seconds' worth.
@@ -37,29 +44,44 @@ fn every_call_ends_once_and_every_message_is_accounted_for() {
         println!("{}", trace.join("\n"));
         return;
     }
-    let mut ends = [0; load::ENDS.len()];
-    let (mut crossed, mut stopped) = (0, 0);
-    for seed in 0..number("CORELANE_SEEDS").unwrap_or(SEEDS) {
-        let trace = run(seed);
-        let hops = trace.last().expect("the counters are its last line");
-        crossed += usize::from(!hops.contains("hopped_in: 0"));
-        stopped += usize::from(!hops.contains("stopped: 0"));
-        for (count, end) in ends.iter_mut().zip(load::ENDS) {
-            *count += trace.iter().filter(|line| line.ends_with(end)).count();
+    let began = std::time::Instant::now();
+    let seeds = number("CORELANE_SEEDS").unwrap_or(SEEDS);
+    let seen = run_all(number("CORELANE_SEEDS_FROM").unwrap_or(0), seeds);
+    let took = began.elapsed().as_secs_f64();
+    println!("{seeds} seeds, {:.0} per second", seeds as f64 / took);
+    seen.print();
+    seen.assert_enough();
+}
+
+/// Each seed's whole world lives in one thread; there is one for each CPU.
+fn run_all(first: u64, seeds: u64) -> Seen {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, end) = (AtomicU64::new(first), first + seeds);
+    let work = || {
+        let mut seen = Seen::default();
+        loop {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= end {
+                return seen;
+            }
+            seen.add(&run(seed));
+            let done = seed - first + 1;
+            if done.is_multiple_of(100_000) {
+                println!("{done} seeds");
+            }
         }
-    }
-    assert!(
-        crossed >= 25,
-        "messages crossed shards in only {crossed} seeds"
-    );
-    assert!(
-        stopped >= 25,
-        "handlers were stopped in only {stopped} seeds"
-    );
-    // Seeds that hardly ever come to one of them would prove nothing about it.
-    for (count, end) in ends.iter().zip(load::ENDS) {
-        assert!(*count >= 5, "{end:?} came about only {count} times");
-    }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let seen = threads.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|panic| {
+                // The others need not go on.
+                next.store(end, Relaxed);
+                resume_unwind(panic)
+            })
+        });
+        seen.fold(Seen::default(), Seen::and)
+    })
 }
 
 #[test]

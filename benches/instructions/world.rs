@@ -219,4 +219,5 @@ const SHARD_OPTIONS: ShardOptions = ShardOptions {
     buffered_bytes_max: 256 << 20,
     inbox_capacity: 64,
     inline_budget: Duration::from_millis(1),
+    has_histograms: true,
 };

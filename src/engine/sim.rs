@@ -388,6 +388,13 @@ impl Engine for Sim {
     }
 
     fn may_park(&mut self) -> bool {
-        self.network.0.borrow().changes[self.node].is_empty()
+        let cables = self.network.0.borrow();
+        let may_flush = |link: &Link| {
+            let (cable, end) = link.cable?;
+            let leaving = cables.cables.get(&cable)?.under_way[end].len();
+            (!link.outbox.is_empty() && leaving < cables.weather.in_flight_max).then_some(())
+        };
+        cables.changes[self.node].is_empty()
+            && !self.links.iter().any(|(_, link)| may_flush(link).is_some())
     }
 }

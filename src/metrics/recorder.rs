@@ -38,6 +38,7 @@ pub struct Recorder {
     /// The key called last and its slot. Calls come in runs to one handler, and a comparison costs
     /// less than a lookup.
     last_called: Option<(u64, usize)>,
+    keeps_histograms: bool,
 }
 
 impl Recorder {
@@ -54,6 +55,16 @@ impl Recorder {
             names,
             called,
             last_called: None,
+            keeps_histograms: true,
+        }
+    }
+
+    /// As [`new`](Recorder::new), but it counts only: it never makes a histogram. For tests that
+    /// make shards by the thousand, where the memory for histograms would take most of the time.
+    pub fn counting(names: Arc<[String]>) -> Self {
+        Recorder {
+            keeps_histograms: false,
+            ..Recorder::new(names)
         }
     }
 
@@ -69,6 +80,9 @@ impl Recorder {
             return;
         };
         current.counters.runs += 1;
+        if !self.keeps_histograms {
+            return;
+        }
         record(
             &mut current.in_handler,
             &mut self.spare.handlers[handler].in_handler,
@@ -116,6 +130,9 @@ impl Recorder {
         let Some(current) = self.current.handlers.get_mut(handler) else {
             return;
         };
+        if !self.keeps_histograms {
+            return;
+        }
         record(
             &mut current.read_to_reply,
             &mut self.spare.handlers[handler].read_to_reply,
@@ -131,6 +148,9 @@ impl Recorder {
             Some((last, index)) if last == key => index,
             _ => self.find_key(key),
         };
+        if !self.keeps_histograms {
+            return;
+        }
         record(
             &mut self.current.round_trips[index],
             &mut self.spare.round_trips[index],
@@ -308,6 +328,19 @@ mod tests {
             )
         };
         assert_eq!((runs(&first), runs(&second)), ((1, 1), (3, 2)));
+    }
+
+    #[test]
+    fn one_that_counts_only_makes_no_histogram() {
+        let mut recorder = Recorder::counting(Arc::from(["echo".to_owned()]));
+        recorder.record_in_handler(0, 500);
+        recorder.record_read_to_reply(0, 500);
+        recorder.record_round_trip(7, 500);
+        let interval = recorder.take(Blank::new(1));
+        let handler = &interval.handlers[0];
+        assert_eq!(handler.counters.runs, 1);
+        assert!(handler.in_handler.is_none() && handler.read_to_reply.is_none());
+        assert!(interval.round_trips.iter().all(Option::is_none));
     }
 
     #[test]

@@ -279,6 +279,7 @@ fn shard_options(settings: &Settings) -> ShardOptions {
         buffered_bytes_max: limits.buffered_bytes_max,
         inbox_capacity: limits.inbox_capacity,
         inline_budget: limits.inline_budget,
+        has_histograms: true,
     }
 }
 

@@ -74,6 +74,8 @@ pub struct ShardOptions {
     pub inbox_capacity: usize,
     /// How long an inline handler may run before it is counted and named.
     pub inline_budget: Duration,
+    /// Whether it keeps histograms of its handlers and calls, or counts only.
+    pub has_histograms: bool,
 }
 
 /// What a shard is made from, besides its engine.
@@ -219,7 +221,10 @@ impl<E: Engine> Shard<E> {
             registry,
             inline_budget_ns: turn::nanos(options.inline_budget),
             logged_ns: vec![0; handlers],
-            recorder: Recorder::new(names),
+            recorder: match options.has_histograms {
+                true => Recorder::new(names),
+                false => Recorder::counting(names),
+            },
             read_at: None,
             replied: Vec::new(),
             submissions,

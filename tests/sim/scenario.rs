@@ -357,6 +357,7 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
             outgoing_bytes_max,
             inbox_capacity: size(random, 20),
             inline_budget: Duration::from_micros(100),
+            has_histograms: false,
             buffered_bytes_max: match random.u8(..4) {
                 0 => random.usize(1..100),
                 _ => 1 << 20,

@@ -4,8 +4,11 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Wake},
     time::Duration,
 };
 
@@ -63,10 +66,41 @@ pub(crate) struct Node {
     pub(crate) endpoint: String,
     /// `None` once it is over: its inboxes are gone then.
     shard: Option<Shard<Sim>>,
-    tasks: Rc<RefCell<VecDeque<LocalFuture>>>,
+    tasks: Rc<RefCell<VecDeque<Task>>>,
     commands: Port<Command>,
     drained: Option<Receiver<Drained>>,
-    next_wake: Option<Instant>,
+    /// Its last turn did something: then another follows at once.
+    worked: bool,
+}
+
+/// A task in a shard's executor. It is polled only when it was woken: a wake-up that the library
+/// forgot is one that never comes.
+struct Task {
+    future: LocalFuture,
+    woken: Arc<Woken>,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+impl Task {
+    fn new(future: LocalFuture) -> Self {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        Self { future, woken }
+    }
+
+    /// True if it has ended.
+    fn poll(&mut self) -> bool {
+        self.woken.0.store(false, Relaxed);
+        let waker = self.woken.clone().into();
+        let mut cx = Context::from_waker(&waker);
+        self.future.as_mut().poll(&mut cx).is_ready()
+    }
 }
 
 impl World {
@@ -168,7 +202,7 @@ impl World {
                 doorbell,
                 mesh: meshes.next().expect("is one for each"),
                 client: client.clone(),
-                spawner: Box::new(move |task| spawned.borrow_mut().push_back(task)),
+                spawner: Box::new(move |task| spawned.borrow_mut().push_back(Task::new(task))),
                 jobs: BlockingPorts {
                     pool: Some(blocking),
                     operator: None,
@@ -180,7 +214,7 @@ impl World {
                 tasks,
                 commands,
                 drained: None,
-                next_wake: None,
+                worked: true,
             }
         });
         let shards = shards.collect();
@@ -224,7 +258,7 @@ impl World {
     pub(crate) fn advance(&mut self, until: Instant) -> bool {
         let now = self.now();
         let nodes = self.processes.iter().flat_map(|process| &process.shards);
-        let wakes = nodes.filter_map(|node| node.next_wake);
+        let wakes = nodes.filter_map(|node| node.shard.as_ref()?.next_wake(now));
         let ends = self.processes.iter().filter_map(|it| it.pool.next_end());
         let next = wakes
             .chain(ends)
@@ -251,25 +285,44 @@ impl World {
 }
 
 impl Node {
-    /// Polls the tasks, as glommio would between two turns, and then takes a turn.
+    /// A turn, unless the shard would sleep now. True if it did something.
     fn turn(&mut self, now: Instant) -> bool {
+        let has_polled = self.poll_tasks();
         let Some(shard) = &mut self.shard else {
             return false;
         };
-        let mut cx = Context::from_waker(Waker::noop());
+        let is_due = shard.next_wake(now).is_some_and(|at| at <= now);
+        if !(self.worked || has_polled || is_due) && shard.may_park() {
+            return false;
+        }
+        self.take_turn(now)
+    }
+
+    /// As glommio would between two turns. True if any was woken.
+    fn poll_tasks(&mut self) -> bool {
         let live = self.tasks.borrow().len();
+        let mut has_polled = false;
         for _ in 0..live {
             let Some(mut task) = self.tasks.borrow_mut().pop_front() else {
                 break;
             };
-            if task.as_mut().poll(&mut cx).is_pending() {
+            let is_woken = task.woken.0.load(Relaxed);
+            has_polled |= is_woken;
+            if !(is_woken && task.poll()) {
                 self.tasks.borrow_mut().push_back(task);
             }
         }
+        has_polled
+    }
+
+    fn take_turn(&mut self, now: Instant) -> bool {
+        let Some(shard) = &mut self.shard else {
+            return false;
+        };
         let turn = shard.turn(now);
-        self.next_wake = shard.next_wake(now);
+        self.worked = turn.worked;
         if turn.is_over {
-            (self.shard, self.next_wake) = (None, None);
+            self.shard = None;
             self.tasks.borrow_mut().clear();
         }
         turn.worked || turn.is_over
