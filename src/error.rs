@@ -267,6 +267,15 @@ pub enum RegistryError {
         /// How many there are.
         shards: usize,
     },
+    /// `ordered_per_peer` of a handler that is not spawned.
+    #[error(
+        "handler {name:?}: `ordered_per_peer` is for spawned handlers; leave it out, or make it \
+         `spawned`"
+    )]
+    NotSpawned {
+        /// The handler's name.
+        name: String,
+    },
     /// No name, or too long a one.
     #[error("handler {name:?}: a name takes 1 to {bytes_max} bytes")]
     Length {

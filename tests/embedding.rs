@@ -13,6 +13,8 @@ mod failures;
 mod kinds;
 #[path = "embedding/operators.rs"]
 mod operators;
+#[path = "embedding/ordered.rs"]
+mod ordered;
 #[path = "embedding/peers.rs"]
 mod peers;
 #[path = "embedding/requests.rs"]
@@ -93,6 +95,10 @@ macro_rules! suite {
                     no_more_run_at_once_than_a_handler_allows
                     calls_of_a_handler_end_with_the_call_that_it_serves
                     a_handler_that_outruns_its_budget_is_demoted;
+                ordered:
+                    one_peers_messages_run_one_after_the_other
+                    what_waits_for_its_turn_may_be_late_or_cancelled
+                    a_drain_ends_what_waits_for_its_turn;
                 operators:
                     health_and_handlers_are_told
                     questions_that_are_none_are_refused

@@ -15,6 +15,8 @@ mod check;
 mod handlers;
 #[path = "sim/load.rs"]
 mod load;
+#[path = "sim/ordered.rs"]
+mod ordered;
 #[path = "sim/pool.rs"]
 mod pool;
 #[path = "sim/scenario.rs"]

@@ -144,7 +144,7 @@ impl ConnectionId {
     }
 
     /// As epoll keeps it. Never below 2^32: generations begin at 1.
-    fn to_u64(self) -> u64 {
+    pub(crate) fn to_u64(self) -> u64 {
         (u64::from(self.generation) << 32) | u64::from(self.slot)
     }
 

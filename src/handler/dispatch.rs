@@ -15,7 +15,8 @@ use super::{
     BlockingCall, Context, Registry, ShardInfo, TaskContext, Timers,
     failure::{Failure, Objection, check_reply},
     inline::{InlineCall, Reply},
-    registry::{Home, Runner},
+    ordered::{Begun, Sender},
+    registry::{Entry, Home, Runner},
 };
 use crate::{
     client::LocalClient,
@@ -65,6 +66,9 @@ pub enum Dispatch {
     Nacked(Option<usize>, Reason),
     /// It is to run as a task.
     Spawn(Spawning),
+    /// It is to take its place in its peer's line, before the handler with this index
+    /// ([`Registry::order`]). Its payload is where it was.
+    Order(usize),
     /// It is to run on a thread of the pool. Its payload is where it was.
     Block(Box<BlockingCall>),
     /// It waits with the batch of the handler with this index, which may have to run now.
@@ -81,6 +85,8 @@ pub struct Spawning {
     pub header: Header,
     /// By when its caller wants the answer: then it is to be stopped.
     pub deadline: Option<Instant>,
+    /// Whether its handler was called, if that is not as soon as the task begins.
+    pub begun: Option<Begun>,
     /// Ends with the answer; a panic inside is one too.
     pub future: Pin<Box<dyn Future<Output = Result<Bytes, Failure>>>>,
 }
@@ -103,7 +109,23 @@ impl Registry {
         };
         match &self.entries[index].runner {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
+            _ => self.dispatch_beside(index, arrival, lent),
+        }
+    }
+
+    /// As [`dispatch`](Self::dispatch), for what does not run inline.
+    #[inline(never)]
+    fn dispatch_beside(
+        &mut self,
+        index: usize,
+        arrival: Arrival<'_, '_>,
+        lent: Lent<'_>,
+    ) -> Dispatch {
+        let header = &arrival.header;
+        match &self.entries[index].runner {
+            Runner::Inline(_) => unreachable!("runs inline"),
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
+            Runner::Ordered(_) => Dispatch::Order(index),
             Runner::Batched(_) => self.collect(index, arrival),
             Runner::Blocking(run) => {
                 if let Some(crowding) = self.entries[index].crowding() {
@@ -238,39 +260,79 @@ impl Registry {
             deadline,
             ..
         } = arrival;
-        if !lent.may_spawn {
-            return refuse(&header, outbox, None, &Objection::TooManyTasks.into());
-        }
-        if let Some(crowding) = self.entries[index].crowding() {
+        if let Some(crowding) = self.task_crowding(index, &lent) {
             return refuse(&header, outbox, None, &crowding);
         }
         let Runner::Spawned(handler) = &mut self.entries[index].runner else {
             unreachable!("was just matched")
         };
-        let cx = TaskContext {
-            shard: lent.shard.clone(),
-            client: lent.client.until(deadline),
-            timers: lent.timers.clone(),
-            deadline,
-            route_key: header.route_key,
-            wants_reply: header.kind == Kind::Request,
-        };
+        let cx = lent.task_context(&header, deadline);
         let decoder = &mut self.decoder;
         let made = catch_unwind(AssertUnwindSafe(|| {
             handler.call(header.codec, message.payload(), decoder, cx)
         }))
         .unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
         match made {
-            Ok(task) => {
-                let future = Box::pin(guard(task, lent.reply_bytes_max));
-                Dispatch::Spawn(Spawning {
-                    handler: index,
-                    header,
-                    deadline,
-                    future,
-                })
-            }
+            Ok(task) => Dispatch::Spawn(Spawning {
+                handler: index,
+                header,
+                deadline,
+                begun: None,
+                future: Box::pin(guard(task, lent.reply_bytes_max)),
+            }),
             Err(failure) => refuse(&header, outbox, Some(index), &failure),
+        }
+    }
+
+    /// What speaks against one more task of this handler.
+    fn task_crowding(&self, index: usize, lent: &Lent<'_>) -> Option<Failure> {
+        match lent.may_spawn {
+            true => self.entries[index].crowding(),
+            false => Some(Objection::TooManyTasks.into()),
+        }
+    }
+
+    /// Makes the task of a message that [`Dispatch::Order`] was said of: it waits until all before
+    /// it have ended that this sender has sent for this handler. Errors: why it is refused.
+    pub fn order(
+        &mut self,
+        (index, sender): (usize, Sender),
+        header: Header,
+        deadline: Option<Instant>,
+        message: &mut Received<'_>,
+        lent: &Lent<'_>,
+    ) -> Result<Spawning, Failure> {
+        if let Some(crowding) = self.task_crowding(index, lent) {
+            return Err(crowding);
+        }
+        let Entry { name, runner, .. } = &self.entries[index];
+        let Runner::Ordered(ordered) = runner else {
+            unreachable!("dispatch has seen that it is one")
+        };
+        if let Some(crowding) = ordered.crowding(name, sender, message.payload_bytes()) {
+            return Err(crowding);
+        }
+        let cx = lent.task_context(&header, deadline);
+        let (task, begun) = ordered.make_task(sender, header.codec, message, cx);
+        Ok(Spawning {
+            handler: index,
+            header,
+            deadline,
+            begun: Some(begun),
+            future: Box::pin(guard(task, lent.reply_bytes_max)),
+        })
+    }
+}
+
+impl Lent<'_> {
+    fn task_context(&self, header: &Header, deadline: Option<Instant>) -> TaskContext {
+        TaskContext {
+            shard: self.shard.clone(),
+            client: self.client.until(deadline),
+            timers: self.timers.clone(),
+            deadline,
+            route_key: header.route_key,
+            wants_reply: header.kind == Kind::Request,
         }
     }
 }

@@ -58,6 +58,9 @@
 //!     cx.sleep(std::time::Duration::from_millis(ms)).await;
 //!     Err::<(), _>(HandlerError::new("slept for nothing"))
 //! });
+//! // One that takes the messages of a connection one after the other; 100 wait at most.
+//! let log = spawned("log", |line: String, _cx| async move { Ok(line.len()) })
+//!     .ordered_per_peer(100);
 //! // Called once for many messages; each has its own answer.
 //! let batch = Batch {
 //!     count_max: 100,
@@ -84,6 +87,7 @@ mod demotion;
 mod dispatch;
 mod failure;
 mod inline;
+mod ordered;
 mod registry;
 mod spawned;
 mod timers;
@@ -100,6 +104,7 @@ pub use failure::Failure;
 pub use inline::{
     inline, inline_in_place, inline_in_place_with, inline_raw, inline_raw_with, inline_with,
 };
+pub use ordered::{Begun, Lines, Sender};
 pub use registry::{Handler, Registry};
 pub use spawned::{spawned, spawned_raw};
 pub use timers::{Sleep, Timers};

@@ -1,6 +1,6 @@
 //! The handlers of one shard, by key.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, rc::Rc, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
@@ -9,6 +9,7 @@ use super::{
     batched::Batched,
     blocking::{Blocking, Lane},
     inline::Inline,
+    ordered::{Lines, Ordered},
     spawned::Spawned,
 };
 use crate::{
@@ -29,10 +30,21 @@ pub struct Handler {
     name: Arc<str>,
     home: Home,
     origin: Origin,
-    is_blocking: bool,
+    kind: HandlerKind,
     running_max: usize,
     overruns_max: u64,
+    /// Messages of one peer that wait at most, if its messages keep their order.
+    ordered: Option<usize>,
     make: Arc<dyn Fn(&ShardInfo) -> Runner + Send + Sync>,
+}
+
+/// What a handler is, as far as that must be known before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandlerKind {
+    Blocking,
+    Spawned,
+    /// Runs in the reactor's turn.
+    Other,
 }
 
 /// Where a handler's messages run.
@@ -85,6 +97,7 @@ impl Entry {
 pub(super) enum Runner {
     Inline(Box<dyn Inline>),
     Spawned(Box<dyn Spawned>),
+    Ordered(Box<Ordered>),
     Batched(Box<dyn Batched>),
     /// The same on every shard.
     Blocking(Arc<dyn Blocking>),
@@ -99,17 +112,28 @@ impl Handler {
             name: name.into(),
             home: Home::Local,
             origin: Origin::User,
-            is_blocking: false,
+            kind: HandlerKind::Other,
             running_max: usize::MAX,
             overruns_max: u64::MAX,
+            ordered: None,
             make: Arc::new(make),
         }
     }
 
     pub(super) fn blocking(name: &str, handler: Arc<dyn Blocking>) -> Self {
         Self {
-            is_blocking: true,
+            kind: HandlerKind::Blocking,
             ..Self::new(name, move |_| Runner::Blocking(handler.clone()))
+        }
+    }
+
+    pub(super) fn spawned(
+        name: &str,
+        make: impl Fn() -> Box<dyn Spawned> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            kind: HandlerKind::Spawned,
+            ..Self::new(name, move |_| Runner::Spawned(make()))
         }
     }
 
@@ -172,6 +196,36 @@ impl Handler {
         }
     }
 
+    /// The messages of one peer run one after the other, in the order in which they arrived; those
+    /// of different peers run at the same time. For spawned handlers only: with another kind the
+    /// runtime does not start. At most `waiting_max` messages of a peer wait behind the one that
+    /// runs; one more is nacked `Overloaded`.
+    ///
+    /// A peer is a connection: what it sends by two of them, or by one after the other, has no
+    /// order. Nor have messages for different handlers. A message that waits counts as a spawned
+    /// one, within `limits.spawned_max` and [`concurrency`](Self::concurrency); what waits on a
+    /// shard takes no more than `limits.buffered_bytes_max`, or is nacked `Overloaded`.
+    ///
+    /// The next begins when the handler's future has ended or was dropped, at its deadline, say.
+    /// One whose deadline passes while it waits is nacked `DeadlineExceeded` and does not run; one
+    /// that is cancelled does not run either. A connection that is lost stops nothing, as with all
+    /// spawned handlers: what has arrived by it still runs, in its order. A drain finishes what
+    /// waits; if its time runs out, that is counted as lost. The payload is copied once more than
+    /// without order, and decoded at its turn.
+    pub fn ordered_per_peer(self, waiting_max: usize) -> Self {
+        let ordered = Some(waiting_max);
+        Self { ordered, ..self }
+    }
+
+    fn make_runner(&self, index: usize, shard: &ShardInfo, lines: &Rc<Lines>) -> Runner {
+        match ((self.make)(shard), self.ordered) {
+            (Runner::Spawned(handler), Some(waiting_max)) => {
+                Runner::Ordered(Box::new(Ordered::new(handler, index, waiting_max, lines)))
+            }
+            (runner, _) => runner,
+        }
+    }
+
     /// Where its messages run in a process of so many shards.
     pub fn affinity(&self, shards: usize) -> Affinity {
         match self.home {
@@ -189,7 +243,7 @@ impl Handler {
 
     /// Whether it runs on the pool of blocking handlers, which there must be then.
     pub fn is_blocking(&self) -> bool {
-        self.is_blocking
+        self.kind == HandlerKind::Blocking
     }
 }
 
@@ -212,6 +266,8 @@ pub struct Registry {
     pub(super) decoder: Decoder,
     /// What handlers write for nobody.
     pub(super) scratch: Vec<u8>,
+    /// Who waits for their turn.
+    lines: Rc<Lines>,
     /// The key that was looked up last, and its index: messages come in runs to one handler.
     last: Option<(HandlerKey, usize)>,
 }
@@ -221,7 +277,18 @@ impl Registry {
     /// reserved, empty or overlong name, a shard that is not there.
     pub fn check(handlers: &[Handler], shards: usize) -> Result<(), RegistryError> {
         let mut by_key: FxHashMap<u64, &str> = FxHashMap::default();
-        for Handler { name, home, .. } in handlers {
+        for Handler {
+            name,
+            home,
+            kind,
+            ordered,
+            ..
+        } in handlers
+        {
+            if ordered.is_some() && *kind != HandlerKind::Spawned {
+                let name = name.to_string();
+                return Err(RegistryError::NotSpawned { name });
+            }
             if let Home::Shard(shard) = *home
                 && shard >= shards
             {
@@ -269,18 +336,20 @@ impl Registry {
         let keys = handlers
             .iter()
             .map(|handler| HandlerKey::of(&handler.name).get());
+        let lines = Rc::new(Lines::default());
         Self {
             by_key: keys.zip(0..).collect(),
             entries: handlers
                 .iter()
-                .map(|handler| Entry {
+                .enumerate()
+                .map(|(index, handler)| Entry {
                     name: handler.name.clone(),
                     home: match handler.home {
                         Home::LastShard => Home::Shard(shard.shards - 1),
                         home => home,
                     },
                     origin: handler.origin,
-                    runner: (handler.make)(shard),
+                    runner: handler.make_runner(index, shard, &lines),
                     running: 0,
                     running_max: handler.running_max,
                     overruns: 0,
@@ -291,8 +360,19 @@ impl Registry {
             shards: shard.shards,
             decoder: Decoder::new(),
             scratch: Vec::new(),
+            lines,
             last: None,
         }
+    }
+
+    /// Who waits for their turn.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// No more bytes of messages than this wait for their turn, unless one alone is larger.
+    pub fn keep_at_most(&self, bytes_max: usize) {
+        self.lines.set_bytes_max(bytes_max);
     }
 
     /// A message of this handler runs from now on beside the reactor, or waits for a thread.
@@ -372,84 +452,4 @@ impl fmt::Debug for Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{handler::inline, wire::Kind};
-
-    fn named(name: &str) -> Handler {
-        inline(name, |(): (), _| Ok(()))
-    }
-
-    #[test]
-    fn names_that_cannot_be_served_are_refused() {
-        assert_eq!(Registry::check(&[named("a"), named("b")], 1), Ok(()));
-        let refused = |names: &[&str]| {
-            let handlers: Vec<Handler> = names.iter().map(|name| named(name)).collect();
-            Registry::check(&handlers, 1).unwrap_err()
-        };
-        assert!(matches!(refused(&["a", "a"]), RegistryError::Twice { .. }));
-        assert!(matches!(
-            refused(&["_health"]),
-            RegistryError::Reserved { .. }
-        ));
-        assert!(matches!(refused(&[""]), RegistryError::Length { .. }));
-        assert!(matches!(
-            refused(&[&"x".repeat(129)]),
-            RegistryError::Length { .. }
-        ));
-    }
-
-    /// Two names that FNV-1a 64 maps to one key, from its published collisions.
-    #[test]
-    fn a_collision_of_keys_is_refused() {
-        let (first, second) = ("8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ");
-        assert_eq!(HandlerKey::of(first), HandlerKey::of(second));
-        let error = Registry::check(&[named(first), named(second)], 1).unwrap_err();
-        assert!(matches!(error, RegistryError::Collision { .. }), "{error}");
-    }
-
-    #[test]
-    fn a_shard_that_is_not_there_is_refused() {
-        let check = |handler: Handler, shards| Registry::check(&[handler], shards);
-        assert_eq!(check(named("a").on_shard(1), 2), Ok(()));
-        assert_eq!(check(named("a").on_last_shard(), 1), Ok(()));
-        let error = check(named("a").on_shard(2), 2).unwrap_err();
-        assert!(
-            matches!(error, RegistryError::NoSuchShard { .. }),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn each_shard_knows_which_messages_are_anothers() {
-        let handlers = [
-            named("local"),
-            named("one").on_shard(1),
-            named("last").on_last_shard(),
-            named("key").by_route_key(),
-        ];
-        for own in 0..3 {
-            let info = ShardInfo {
-                shard: own,
-                shards: 3,
-                cpu: 0,
-                numa_node: 0,
-            };
-            let mut registry = Registry::new(&handlers, &info);
-            let mut home_of = |name: &str, route_key| {
-                let header = Header {
-                    handler: HandlerKey::of(name),
-                    route_key,
-                    ..Header::new(Kind::Request, 1)
-                };
-                registry.elsewhere(&header).unwrap_or(own)
-            };
-            assert_eq!(home_of("local", 7), own);
-            assert_eq!((home_of("one", 7), home_of("last", 7)), (1, 2));
-            assert_eq!((home_of("key", 0), home_of("unknown", 7)), (own, own));
-            for key in 1..100 {
-                assert_eq!(home_of("key", key), shard_of_key(key, 3));
-            }
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::{future::Future, marker::PhantomData};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Handler, TaskContext, dispatch::TaskFuture, failure::Failure, registry::Runner};
+use super::{Handler, TaskContext, dispatch::TaskFuture, failure::Failure};
 use crate::{
     codec::{self, Decoder},
     error::HandlerError,
@@ -67,9 +67,7 @@ where
         }
     }
 
-    Handler::new(name, move |_| {
-        Runner::Spawned(Box::new(Typed(handler.clone(), PhantomData)))
-    })
+    Handler::spawned(name, move || Box::new(Typed(handler.clone(), PhantomData)))
 }
 
 /// A raw handler that may await: bytes in, bytes out. The payload is copied once, out of the read
@@ -98,7 +96,5 @@ where
         }
     }
 
-    Handler::new(name, move |_| {
-        Runner::Spawned(Box::new(Raw(handler.clone())))
-    })
+    Handler::spawned(name, move || Box::new(Raw(handler.clone())))
 }

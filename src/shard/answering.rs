@@ -113,6 +113,10 @@ impl Core {
                 let underway = &mut self.underway;
                 self.tasks.spawn(origin, read, spawning, underway);
             }
+            Dispatch::Order(handler) => {
+                let times = (read, deadline);
+                self.order(handler, connection, header, times, message, outbox);
+            }
             Dispatch::Block(call) => self.block(connection, read, call, message, outbox),
             Dispatch::Collect(handler) => {
                 let is_answered = header.kind != Kind::OneWay;
@@ -372,7 +376,7 @@ impl Core {
 
     fn retire_task(&mut self, now: Instant, end: TaskEnd) {
         match end.ran {
-            Ran::AsTask => self.tasks.retire(),
+            Ran::AsTask | Ran::OutOfTurn => self.tasks.retire(),
             Ran::InBatch | Ran::OutOfBatch => self.batches.retire(),
             Ran::OnThread(lane) | Ran::Nowhere(lane) => {
                 self.jobs.retire(lane, end.ran.is_somewhere());
@@ -407,7 +411,7 @@ impl Core {
         let counters = &mut self.recorder.counters;
         counters.stopped += 1;
         match ran {
-            Ran::Nowhere(_) | Ran::OutOfBatch => counters.lost += 1,
+            Ran::Nowhere(_) | Ran::OutOfBatch | Ran::OutOfTurn => counters.lost += 1,
             Ran::AsTask | Ran::OnThread(_) | Ran::InBatch => counters.indeterminate += 1,
         }
     }

@@ -98,7 +98,11 @@ impl<E: Engine> Shard<E> {
 impl<E: Engine> Shard<E> {
     /// What is under way now ends here, and is counted.
     fn give_up(&mut self) {
-        self.core.recorder.counters.indeterminate += self.core.tasks.live_handlers() as u64;
+        // Those that wait for their turn are tasks, too; but they will not run.
+        let unbegun = self.core.registry.lines().waiting();
+        let begun = self.core.tasks.live_handlers() - unbegun;
+        self.core.recorder.counters.indeterminate += begun as u64;
+        self.core.recorder.counters.lost += unbegun as u64;
         self.core.recorder.counters.lost += self.core.crossing.held() as u64;
         let (waiting, unanswered) = self.core.batches.under_way();
         self.core.recorder.counters.lost += waiting as u64;

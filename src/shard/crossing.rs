@@ -264,6 +264,10 @@ impl Core {
                 let underway = &mut self.underway;
                 return self.tasks.spawn(origin, read, spawning, underway);
             }
+            Dispatch::Order(handler) => match self.order_parcel(handler, home, parcel) {
+                Some(refused) => return self.send_home(home, refused),
+                None => return,
+            },
             Dispatch::Block(call) => match self.block_parcel(home, parcel, call) {
                 Some(refused) => return self.send_home(home, refused),
                 None => return,

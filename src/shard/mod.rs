@@ -15,6 +15,7 @@ mod crossing;
 mod listing;
 mod meeting;
 mod news;
+mod ordering;
 mod parcel;
 mod park;
 mod tasks;
@@ -201,6 +202,7 @@ impl<E: Engine> Shard<E> {
             commands,
             ..
         } = parts;
+        registry.keep_at_most(options.buffered_bytes_max);
         let handlers = registry.names().count();
         // Built-in handlers have no histograms: what an operator asks is not what he asks about.
         let names: Arc<[String]> = registry.user_names().map(String::from).collect();

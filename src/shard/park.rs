@@ -238,7 +238,8 @@ impl<E: Engine> Shard<E> {
         core.tasks.live() == 0
             || core.tasks.wait_only_for(|is_given| {
                 let calls = core.side.caller.borrow().count_wakers(is_given)?;
-                Some(calls + core.timers.count_wakers(is_given))
+                let turns = core.registry.lines().count_wakers(is_given);
+                Some(calls + core.timers.count_wakers(is_given) + turns)
             })
     }
 }

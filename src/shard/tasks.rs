@@ -22,11 +22,11 @@ use slab::Slab;
 use super::{
     command::LocalFuture,
     parcel::Parcel,
-    underway::{Sent, Stoppable, TaskBrake, Underway},
+    underway::{Pulled, Sent, Stoppable, TaskBrake, Underway},
 };
 use crate::{
     engine::ConnectionId,
-    handler::{Failure, Lane, Spawning},
+    handler::{Begun, Failure, Lane, Spawning},
     wire::{Header, Promise},
 };
 
@@ -84,6 +84,8 @@ pub(super) enum Origin {
 pub(super) enum Ran {
     /// As a task of the shard.
     AsTask,
+    /// Nowhere: it had a task, and its deadline passed, or it was cancelled, before its turn came.
+    OutOfTurn,
     /// On a thread of the pool, or of the operator.
     OnThread(Lane),
     /// In the reactor's turn, with its batch.
@@ -97,7 +99,7 @@ pub(super) enum Ran {
 
 impl Ran {
     pub(super) fn is_somewhere(self) -> bool {
-        !matches!(self, Ran::Nowhere(_) | Ran::OutOfBatch)
+        !matches!(self, Ran::Nowhere(_) | Ran::OutOfBatch | Ran::OutOfTurn)
     }
 }
 
@@ -191,16 +193,18 @@ impl Tasks {
             handler,
             header,
             deadline,
+            begun,
             future,
         } = spawning;
         let brake = TaskBrake::new(self.wakers.clone());
         let sent = Sent::of(&origin, header.correlation);
         let place = underway.add_task(sent, deadline, brake.clone());
         let future = Stoppable::new(future, brake.clone());
+        let seen = brake.clone();
         self.start(Some(brake), async move {
-            let result = future.await;
+            let (ran, result) = outcome(future.await, begun, &seen);
             let end = TaskEnd {
-                ran: Ran::AsTask,
+                ran,
                 header,
                 handler,
                 read,
@@ -263,6 +267,20 @@ impl Tasks {
     pub(super) fn register(&self, reactor: &Waker) {
         *self.finished.reactor.borrow_mut() = Some(reactor.clone());
     }
+}
+
+/// Where a task's handler ran, and with which result.
+fn outcome(
+    result: Option<Result<Bytes, Failure>>,
+    begun: Option<Begun>,
+    brake: &TaskBrake,
+) -> (Ran, Option<Result<Bytes, Failure>>) {
+    if begun.is_none_or(|it| it.get()) {
+        return (Ran::AsTask, result);
+    }
+    let is_late = brake.pulled() == Some(Pulled::TooLate);
+    let too_late = is_late.then(|| Err(Failure::too_late()));
+    (Ran::OutOfTurn, result.or(too_late))
 }
 
 impl Finished {

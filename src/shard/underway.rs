@@ -74,10 +74,19 @@ enum Brake {
 
 /// Tells a task that its handler's future is to be dropped.
 pub(super) struct TaskBrake {
-    is_pulled: Cell<bool>,
+    pulled: Cell<Option<Pulled>>,
     /// The task's place among the wakers that were given, once it was polled.
     pub(super) waker: Cell<Option<usize>>,
     wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>,
+}
+
+/// Why a task is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pulled {
+    /// Its sender wants no answer any more.
+    Cancelled,
+    /// Its deadline has passed.
+    TooLate,
 }
 
 /// A job belongs to whoever takes this first: a thread, to run it, or its shard, to have it not
@@ -95,14 +104,19 @@ impl Claim {
 impl TaskBrake {
     pub(super) fn new(wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>) -> Rc<Self> {
         Rc::new(Self {
-            is_pulled: Cell::new(false),
+            pulled: Cell::new(None),
             waker: Cell::new(None),
             wakers,
         })
     }
 
-    fn pull(&self) {
-        self.is_pulled.set(true);
+    /// Why it was pulled, if it was.
+    pub(super) fn pulled(&self) -> Option<Pulled> {
+        self.pulled.get()
+    }
+
+    fn pull(&self, why: Pulled) {
+        self.pulled.set(Some(why));
         let slot = self.waker.get();
         // One that was never polled stands in the executor's queue anyway.
         let waker = slot.and_then(|slot| self.wakers.borrow().get(slot).cloned());
@@ -163,7 +177,7 @@ impl Underway {
             return false;
         };
         match &entry.brake {
-            Brake::Task(brake) => brake.pull(),
+            Brake::Task(brake) => brake.pull(Pulled::Cancelled),
             // A thread that was quicker goes on: nothing stops a thread.
             Brake::Job(claim) => drop(claim.take()),
         }
@@ -182,7 +196,7 @@ impl Underway {
                 ..
             }) = self.entries.get(place)
             {
-                brake.pull();
+                brake.pull(Pulled::TooLate);
             }
         }
     }
@@ -216,7 +230,7 @@ impl Future for Stoppable {
     type Output = Option<TaskResult>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.brake.is_pulled.get() {
+        if self.brake.pulled.get().is_some() {
             let future = self.future.take();
             // What it holds is a user's, and may panic as it goes.
             if catch_unwind(AssertUnwindSafe(|| drop(future))).is_err() {
