@@ -38,15 +38,21 @@ fn caller() -> Runtime {
 
 /// `corelane serve` with the same heartbeats.
 fn serve(listen: &str) -> Served {
+    serve_on(1, listen)
+}
+
+fn serve_on(shards: usize, listen: &str) -> Served {
     let directory = TempDir::new().unwrap();
     let config = directory.path().join("config.toml");
     let text = format!(
-        "[limits]\nheartbeat_interval_ms = {INTERVAL_MS}\nheartbeat_timeout_ms = {TIMEOUT_MS}\n"
+        "[limits]\nheartbeat_interval_ms = {INTERVAL_MS}\nheartbeat_timeout_ms = {TIMEOUT_MS}\n\
+         [placement]\noversubscribe = true\n"
     );
     std::fs::write(&config, text).unwrap();
     let config = config.to_str().expect("UTF-8");
     let listen = ["--config", config, "--listen", listen];
-    let shard = ["--shards", "1", "--engine", "native", "--idle", "park"];
+    let shards = shards.to_string();
+    let shard = ["--shards", &shards, "--engine", "native", "--idle", "park"];
     // The file is read by the time that it is ready.
     Served::start_exactly(&[&listen[..], &shard].concat())
 }
@@ -191,4 +197,77 @@ fn a_handler_that_spins_for_a_second_loses_its_shard_no_peer() {
     assert!(!log.contains("connection lost"), "{log}");
     let stopped = busy.stop();
     assert_eq!(stopped["handled"], 8 + 8 + 2);
+}
+
+/// Its peers are as patient as they are by default: three seconds. Its own patience is less than a
+/// third of the second.
+#[test]
+fn a_handler_that_spins_for_a_second_is_named_and_other_shards_go_on() {
+    let busy = serve_on(2, "tcp://127.0.0.1:0");
+    let caller = Runtime::builder(
+        Config::default()
+            .with_engine(EngineKind::Native)
+            .with_shards(1)
+            .with_idle(IdleStrategy::Park),
+    );
+    let caller = caller.start().unwrap();
+    let client = caller.client();
+    let shard_at = |shard: usize| {
+        let endpoint = busy.ready["shards"][shard]["endpoints"][0].as_str();
+        client.connect_routed(0, endpoint.unwrap()).unwrap()
+    };
+    let (spins, quiet, other) = (shard_at(0), shard_at(0), shard_at(1));
+    for peer in [&spins, &quiet, &other] {
+        assert_echoes(&caller, peer);
+    }
+    let spin = client.message("spin");
+    let spin = spin.json(&serde_json::json!({ "us": 1_000_000 })).unwrap();
+    let spin = spin.to(&spins).request::<serde_json::Value>();
+    let waits = spin.send().unwrap();
+    let answered_meanwhile = std::thread::scope(|scope| {
+        let ended = scope.spawn(|| waits.wait().unwrap());
+        let mut count = 0;
+        while !ended.is_finished() {
+            assert_echoes(&caller, &other);
+            count += 1;
+        }
+        count
+    });
+    assert!(answered_meanwhile > 20, "{answered_meanwhile}");
+    // Nobody has parted with anybody: no connection was made again.
+    for peer in [&spins, &quiet, &other] {
+        assert_echoes(&caller, peer);
+        assert_eq!(peer.account().indeterminate, 0);
+    }
+    let peers = ask(&caller, &other, "_peers");
+    let connected_s = |shard: &serde_json::Value| -> Vec<f64> {
+        let accepted = shard["accepted"].as_array().unwrap().iter();
+        accepted
+            .map(|it| it["connected_s"].as_f64().unwrap())
+            .collect()
+    };
+    let shards = peers["shards"].as_array().unwrap().iter();
+    let since: Vec<f64> = shards.flat_map(connected_s).collect();
+    assert_eq!(since.len(), 3, "{peers}");
+    assert!(since.iter().all(|&it| it >= 1.0), "{peers}");
+
+    let metrics = ask(&caller, &other, "_metrics");
+    let handlers = metrics["handlers"].as_array().unwrap();
+    let spin = handlers.iter().find(|it| it["name"] == "spin").unwrap();
+    assert_eq!(spin["overruns"], 1, "{spin}");
+    assert!(spin["longest_inline_ns"].as_u64() >= Some(1_000_000_000));
+    let log = std::fs::read_to_string(busy.directory().join("stderr")).unwrap();
+    let outran = |line: &&str| line.contains("outran its inline budget");
+    let said: Vec<&str> = log.lines().filter(outran).collect();
+    assert!(
+        said.iter()
+            .any(|it| it.contains("handler=\"spin\"") && it.contains("shard=0")),
+        "{log}"
+    );
+    assert!(!log.contains("connection lost"), "{log}");
+}
+
+fn ask(caller: &Runtime, peer: &Peer, question: &str) -> serde_json::Value {
+    let message = caller.client().message(question).json_text("{}").to(peer);
+    serde_json::from_slice(&message.request().wait().unwrap()).unwrap()
 }
