@@ -1,19 +1,20 @@
 //! A network in memory, seeded, for tests that run whole shards under a virtual clock.
 //!
 //! All engines of one [`Network`] live in one thread. A message arrives after a random delay, in
-//! order per connection; a cut connection loses what is under way, and connects again by itself.
-//! The same seed and the same calls give the same run.
+//! order per connection; a connection that is lost loses what is under way, and is made again by
+//! whoever dialed it. As with TCP, nothing is lost in the middle of a connection that lives.
+//! Heartbeats are not sent, but an engine notices when it would have heard none. The same seed and
+//! the same calls give the same run.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, VecDeque},
-    os::fd::BorrowedFd,
-    rc::Rc,
-    time::Duration,
-};
+mod cables;
+mod faults;
+
+use std::{cell::RefCell, os::fd::BorrowedFd, rc::Rc, time::Duration};
 
 use quanta::Instant;
 
+use self::cables::{Cables, Node, What};
+pub use self::faults::Carried;
 use super::{ConnectionId, Engine, EngineOptions, Event, Incoming, Slots};
 use crate::{
     config::Endpoint,
@@ -53,115 +54,52 @@ pub struct Sim {
     network: Network,
     options: EngineOptions,
     links: Slots<Link>,
-}
-
-struct Cables {
-    random: fastrand::Rng,
-    weather: Weather,
-    nodes: usize,
-    ports: u16,
-    listeners: BTreeMap<String, usize>,
-    /// By a number that no other cable ever has: both ends learn of a cut in their own time.
-    cables: BTreeMap<usize, Cable>,
-    cables_made: usize,
-    /// Connections that a node's next poll is to make or lose.
-    changes: Vec<VecDeque<Change>>,
-}
-
-/// A connection as it lies between two engines. End 0 dialed, end 1 accepted.
-struct Cable {
-    nodes: [usize; 2],
-    under_way: [VecDeque<Parcel>; 2],
-}
-
-struct Parcel {
-    due: Instant,
-    header: Vec<u8>,
-    payload: Vec<u8>,
-}
-
-enum Change {
-    Accepted { cable: usize },
-    Cut { cable: usize },
+    /// Kept for its memory.
+    ids: Vec<ConnectionId>,
+    /// When it was last polled.
+    now: Option<Instant>,
 }
 
 /// A connection as one engine sees it.
 struct Link {
     /// Where it is dialed to; `None` for an accepted one.
     dials: Option<Endpoint>,
+    /// When it is dialed again, or, while there is a cable, when its handshake must be done.
     retry_at: Option<Instant>,
     /// The cable, and which of its ends is ours.
     cable: Option<(usize, usize)>,
+    is_up: bool,
+    /// Since when its outbox is full.
+    full_since: Option<Instant>,
     outbox: Outbox,
+}
+
+/// What came of a look at a connection.
+enum Read {
+    Nothing,
+    Opened,
+    Message { header: Vec<u8>, payload: Vec<u8> },
+    Lost(Lost),
 }
 
 impl Network {
     /// A network whose delays come from this seed.
     pub fn new(seed: u64, weather: Weather) -> Self {
-        Self(Rc::new(RefCell::new(Cables {
-            random: fastrand::Rng::with_seed(seed),
-            weather,
-            nodes: 0,
-            ports: 0,
-            listeners: BTreeMap::new(),
-            cables: BTreeMap::new(),
-            cables_made: 0,
-            changes: Vec::new(),
-        })))
+        Self(Rc::new(RefCell::new(Cables::new(seed, weather))))
     }
 
     /// An engine on this network.
     pub fn engine(&self, options: EngineOptions) -> Sim {
         let mut cables = self.0.borrow_mut();
-        cables.nodes += 1;
-        cables.changes.push(VecDeque::new());
-        let node = cables.nodes - 1;
+        cables.nodes.push(Node::default());
         Sim {
-            node,
+            node: cables.nodes.len() - 1,
             network: self.clone(),
             options,
             links: Slots::new(),
+            ids: Vec::new(),
+            now: None,
         }
-    }
-
-    /// Cuts every connection; what is under way is lost. Dialing ends connect again.
-    pub fn cut_all(&self) {
-        self.0.borrow_mut().cut_where(|_| true);
-    }
-}
-
-impl Cables {
-    /// Both ends learn of it by their next poll.
-    fn cut(&mut self, cable: usize) {
-        if let Some(lost) = self.cables.remove(&cable) {
-            for node in lost.nodes {
-                self.changes[node].push_back(Change::Cut { cable });
-            }
-        }
-    }
-
-    fn cut_where(&mut self, is_cut: impl Fn(&Cable) -> bool) {
-        let cut = self.cables.iter().filter(|(_, cable)| is_cut(cable));
-        let cut: Vec<usize> = cut.map(|(&number, _)| number).collect();
-        for cable in cut {
-            self.cut(cable);
-        }
-    }
-
-    fn connect(&mut self, nodes: [usize; 2]) -> usize {
-        self.cables_made += 1;
-        let under_way = Default::default();
-        self.cables
-            .insert(self.cables_made, Cable { nodes, under_way });
-        self.cables_made
-    }
-
-    fn delay(&mut self) -> Duration {
-        let spread = self
-            .weather
-            .delay_max
-            .saturating_sub(self.weather.delay_min);
-        self.weather.delay_min + spread.mul_f64(self.random.f64())
     }
 }
 
@@ -172,72 +110,205 @@ impl Sim {
             dials,
             retry_at: None,
             cable,
+            is_up: false,
+            full_since: None,
             outbox: Outbox::new(options.outgoing_messages_max, options.outgoing_bytes_max),
         }
     }
 
-    /// Dials whoever is due, and tells of connections made and lost.
-    fn poll_changes(&mut self, now: Instant, sink: &mut impl FnMut(Event<'_>)) -> usize {
-        let mut count = 0;
-        let ids: Vec<ConnectionId> = self.links.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            let link = self.links.get_mut(id).expect("is in the list");
-            let due = link.cable.is_none() && link.retry_at.is_none_or(|at| at <= now);
-            let Some(endpoint) = link.dials.as_ref().filter(|_| due) else {
-                continue;
-            };
-            let cables = &mut *self.network.0.borrow_mut();
-            let Some(&listener) = cables.listeners.get(&endpoint.to_string()) else {
-                link.retry_at = Some(now + self.options.reconnect_min);
-                continue;
-            };
-            let cable = cables.connect([self.node, listener]);
-            cables.changes[listener].push_back(Change::Accepted { cable });
-            link.cable = Some((cable, 0));
-            sink(Event::Up(id));
-            count += 1;
+    /// Dials, if there is somebody.
+    fn dial(&mut self, id: ConnectionId, now: Instant) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let (None, Some(endpoint)) = (link.cable, &link.dials) else {
+            return;
+        };
+        if link.retry_at.is_some_and(|at| now < at) {
+            return;
         }
-        while let Some(change) = self.next_change() {
-            count += 1;
-            match change {
-                Change::Accepted { cable } => {
-                    let link = self.new_link(None, Some((cable, 1)));
-                    sink(Event::Up(self.links.insert(link)));
-                }
-                Change::Cut { cable } => self.lose(cable, now, sink),
+        let mut cables = self.network.0.borrow_mut();
+        match cables.listeners.get(&endpoint.to_string()).copied() {
+            Some(listener) => {
+                let cable = cables.connect(now, [self.node, listener]);
+                link.cable = Some((cable, 0));
+                link.retry_at = Some(now + self.options.handshake);
             }
+            None => link.retry_at = Some(now + self.options.reconnect_min),
         }
-        count
     }
 
-    fn next_change(&mut self) -> Option<Change> {
-        self.network.0.borrow_mut().changes[self.node].pop_front()
-    }
-
-    fn lose(&mut self, cable: usize, now: Instant, sink: &mut impl FnMut(Event<'_>)) {
-        let found = self
-            .links
-            .iter()
-            .find(|(_, link)| link.cable.is_some_and(|of| of.0 == cable));
-        let Some((connection, _)) = found else { return };
-        let link = self.links.get_mut(connection).expect("was just found");
-        link.cable = None;
-        link.retry_at = Some(now + self.options.reconnect_min);
-        sink(Event::Down {
-            connection,
-            why: Lost::Closed,
-            outbox: &mut link.outbox,
+    /// Accepts the cables whose handshakes have arrived.
+    fn accept(&mut self, now: Instant) {
+        let network = self.network.clone();
+        let mut cables = network.0.borrow_mut();
+        if cables.nodes[self.node].incoming.is_empty() {
+            return;
+        }
+        let mut incoming = std::mem::take(&mut cables.nodes[self.node].incoming);
+        let listens = cables.listeners.values().any(|&node| node == self.node);
+        incoming.retain(|&number| {
+            let lane = cables.get(number).map(|cable| &cable.lanes[0]);
+            let Some((_, at)) = lane.and_then(|lane| lane.front()) else {
+                return false;
+            };
+            if at.is_some_and(|at| now < at) {
+                return true;
+            }
+            if listens {
+                self.links.insert(self.new_link(None, Some((number, 1))));
+                cables.open(now, number, 1);
+            } else {
+                cables.let_go(number, 1);
+            }
+            false
         });
+        cables.nodes[self.node].incoming = incoming;
+    }
+
+    /// The next thing that has arrived on a connection, or its end.
+    fn read(&mut self, id: ConnectionId, now: Instant, takes_messages: bool) -> Read {
+        let Some(link) = self.links.get_mut(id) else {
+            return Read::Nothing;
+        };
+        let Some((number, end)) = link.cable else {
+            return Read::Nothing;
+        };
+        let cables = &mut *self.network.0.borrow_mut();
+        let Some(cable) = cables.get_mut(number) else {
+            return Read::Lost(Lost::Closed);
+        };
+        let lane = &mut cable.lanes[1 - end];
+        let is_read = lane
+            .front()
+            .is_none_or(|(next, _)| takes_messages || !next.is_message());
+        let item = is_read.then(|| lane.pop(now)).flatten();
+        match item.map(|item| item.what) {
+            Some(What::Open) => return Read::Opened,
+            Some(What::Message { header, payload }) => {
+                cables.tell((number, 1 - end), true, &header, &payload);
+                return Read::Message { header, payload };
+            }
+            Some(What::Close) => return Read::Lost(Lost::Closed),
+            None => {}
+        }
+        let cable = cables.get(number).expect("was just found");
+        let due = link.due(cables.silent_since(now, cable, end), &self.options);
+        match due {
+            Some((at, why)) if at <= now => Read::Lost(why),
+            _ => Read::Nothing,
+        }
+    }
+
+    fn lose(
+        &mut self,
+        connection: ConnectionId,
+        why: Lost,
+        now: Instant,
+        sink: &mut impl FnMut(Event<'_>),
+    ) {
+        let Some(link) = self.links.get_mut(connection) else {
+            return;
+        };
+        if let Some((cable, end)) = link.cable.take() {
+            self.network.0.borrow_mut().let_go(cable, end);
+        }
+        link.retry_at = Some(now + self.options.reconnect_min);
+        link.full_since = None;
+        if std::mem::take(&mut link.is_up) {
+            sink(Event::Down {
+                connection,
+                why,
+                outbox: &mut link.outbox,
+            });
+        }
         link.outbox.clear();
         if link.dials.is_none() {
             self.links.remove(connection);
         }
     }
 
-    fn next_parcel(&mut self, (cable, end): (usize, usize), now: Instant) -> Option<Parcel> {
-        let mut cables = self.network.0.borrow_mut();
-        let arriving = &mut cables.cables.get_mut(&cable)?.under_way[1 - end];
-        arriving.pop_front_if(|parcel| parcel.due <= now)
+    /// What one connection brings. Returns how much that was.
+    fn poll_one(
+        &mut self,
+        connection: ConnectionId,
+        now: Instant,
+        messages_max: usize,
+        sink: &mut impl FnMut(Event<'_>),
+    ) -> usize {
+        let mut count = 0;
+        self.dial(connection, now);
+        loop {
+            let is_held = self.look(connection).is_some_and(Outbox::is_held);
+            match self.read(connection, now, !is_held && count < messages_max) {
+                Read::Nothing => return count,
+                Read::Opened => {
+                    let link = self.links.get_mut(connection).expect("was just read");
+                    (link.is_up, link.retry_at) = (true, None);
+                    sink(Event::Up(connection));
+                }
+                Read::Message {
+                    header,
+                    mut payload,
+                } => {
+                    let link = self.links.get_mut(connection).expect("was just read");
+                    sink(Event::Message(Incoming {
+                        connection,
+                        message: Received::apart(&header, &mut payload),
+                        outbox: &mut link.outbox,
+                    }));
+                }
+                Read::Lost(why) => {
+                    self.lose(connection, why, now, sink);
+                    return count + 1;
+                }
+            }
+            count += 1;
+        }
+    }
+}
+
+impl Link {
+    /// When it is lost, unless something happens before, and why.
+    fn due(
+        &self,
+        silent_since: Option<Instant>,
+        options: &EngineOptions,
+    ) -> Option<(Instant, Lost)> {
+        let handshake = self.retry_at.map(|at| (at, Lost::HandshakeTime));
+        let silent = silent_since.map(|at| (at + options.heartbeat_timeout, Lost::Silent));
+        let full = self
+            .full_since
+            .map(|at| (at + options.slow_consumer, Lost::SlowConsumer));
+        let dues = [handshake, silent.filter(|_| self.is_up), full];
+        dues.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// When something happens to it by itself.
+    fn next_wake(&self, now: Instant, cables: &Cables, options: &EngineOptions) -> Option<Instant> {
+        let Some((number, end)) = self.cable else {
+            return Some(self.retry_at.unwrap_or(now));
+        };
+        let Some(cable) = cables.get(number) else {
+            return Some(now);
+        };
+        let front = cable.lanes[1 - end].front();
+        let arrival = front
+            .filter(|(item, _)| !(item.is_message() && self.outbox.is_held()))
+            .map(|(_, at)| at.unwrap_or(now));
+        let due = self.due(cables.silent_since(now, cable, end), options);
+        let ends = [arrival, due.map(|(at, _)| at)];
+        ends.into_iter().flatten().min()
+    }
+
+    /// Whether something of its outbox could leave.
+    fn may_flush(&self, cables: &Cables) -> bool {
+        let lane = || {
+            let (cable, end) = self.cable?;
+            Some(cables.get(cable)?.lanes[end].len())
+        };
+        let has_room = || lane().is_some_and(|len| len < cables.weather.in_flight_max);
+        self.is_up && !self.outbox.is_empty() && has_room()
     }
 }
 
@@ -245,9 +316,15 @@ impl Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         self.stop_listening();
-        let node = self.node;
-        let mut cables = self.network.0.borrow_mut();
-        cables.cut_where(|cable| cable.nodes.contains(&node));
+        let cables = &mut *self.network.0.borrow_mut();
+        for number in std::mem::take(&mut cables.nodes[self.node].incoming) {
+            cables.let_go(number, 1);
+        }
+        for (_, link) in self.links.iter() {
+            if let Some((cable, end)) = link.cable {
+                cables.let_go(cable, end);
+            }
+        }
     }
 }
 
@@ -273,12 +350,10 @@ impl Engine for Sim {
     }
 
     fn stop_listening(&mut self) {
-        let node = self.node;
-        self.network
-            .0
-            .borrow_mut()
+        let mut cables = self.network.0.borrow_mut();
+        cables
             .listeners
-            .retain(|_, listener| *listener != node);
+            .retain(|_, listener| *listener != self.node);
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
@@ -288,17 +363,17 @@ impl Engine for Sim {
 
     fn close(&mut self, connection: ConnectionId) {
         if let Some(Link {
-            cable: Some((cable, _)),
+            cable: Some((cable, end)),
             ..
         }) = self.links.remove(connection)
         {
-            self.network.0.borrow_mut().cut(cable);
+            self.network.0.borrow_mut().let_go(cable, end);
         }
     }
 
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         let link = self.links.get_mut(connection)?;
-        link.cable.is_some().then_some(&mut link.outbox)
+        link.is_up.then_some(&mut link.outbox)
     }
 
     fn look(&self, connection: ConnectionId) -> Option<&Outbox> {
@@ -311,26 +386,15 @@ impl Engine for Sim {
         messages_max: usize,
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
-        let mut count = self.poll_changes(now, sink);
-        let ids: Vec<ConnectionId> = self.links.iter().map(|(id, _)| id).collect();
-        for connection in ids {
-            let Some(cable) = self.links.get(connection).and_then(|link| link.cable) else {
-                continue;
-            };
-            let is_held = |sim: &Self| sim.look(connection).is_some_and(Outbox::is_held);
-            while count < messages_max && !is_held(self) {
-                let Some(mut parcel) = self.next_parcel(cable, now) else {
-                    break;
-                };
-                let link = self.links.get_mut(connection).expect("is in the list");
-                sink(Event::Message(Incoming {
-                    connection,
-                    message: Received::apart(&parcel.header, &mut parcel.payload),
-                    outbox: &mut link.outbox,
-                }));
-                count += 1;
-            }
+        self.now = Some(now);
+        self.accept(now);
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.extend(self.links.iter().map(|(id, _)| id));
+        let mut count = 0;
+        for id in ids.drain(..) {
+            count += self.poll_one(id, now, messages_max.saturating_sub(count), sink);
         }
+        self.ids = ids;
         count
     }
 
@@ -338,30 +402,20 @@ impl Engine for Sim {
         let cables = &mut *self.network.0.borrow_mut();
         let mut taken = 0;
         for (_, link) in self.links.iter_mut() {
-            let Some((cable, end)) = link.cable else {
+            let Some(cable) = link.cable.filter(|_| link.is_up) else {
                 continue;
             };
             while let Some(message) = link.outbox.front() {
-                let due = now + cables.delay();
-                let in_flight_max = cables.weather.in_flight_max;
-                let Some(cable) = cables.cables.get_mut(&cable) else {
-                    break;
-                };
-                let leaving = &mut cable.under_way[end];
-                if leaving.len() >= in_flight_max {
+                if !cables.send(now, cable, message.header, message.payload) {
                     break;
                 }
-                // In order: none overtakes the one before.
-                let due = leaving.back().map_or(due, |last| last.due.max(due));
-                let (header, payload) = (message.header.to_vec(), message.payload.to_vec());
-                leaving.push_back(Parcel {
-                    due,
-                    header,
-                    payload,
-                });
                 link.outbox.pop_front();
                 taken += 1;
             }
+            link.full_since = match link.outbox.is_full() {
+                true => link.full_since.or(Some(now)),
+                false => None,
+            };
         }
         taken
     }
@@ -372,15 +426,15 @@ impl Engine for Sim {
 
     fn next_wake(&self) -> Option<Instant> {
         let cables = self.network.0.borrow();
-        let arrivals = self.links.iter().filter_map(|(_, link)| {
-            let (cable, end) = link.cable?;
-            Some(cables.cables.get(&cable)?.under_way[1 - end].front()?.due)
+        let now = self.now?;
+        let links = self.links.iter();
+        let wakes = links.filter_map(|(_, link)| link.next_wake(now, &cables, &self.options));
+        let incoming = cables.nodes[self.node].incoming.iter();
+        let arrivals = incoming.filter_map(|&number| {
+            let (_, at) = cables.get(number)?.lanes[0].front()?;
+            Some(at.unwrap_or(now))
         });
-        let retries = self.links.iter().filter_map(|(_, link)| match link.cable {
-            None => link.retry_at,
-            Some(_) => None,
-        });
-        arrivals.chain(retries).min()
+        wakes.chain(arrivals).min()
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -389,12 +443,6 @@ impl Engine for Sim {
 
     fn may_park(&mut self) -> bool {
         let cables = self.network.0.borrow();
-        let may_flush = |link: &Link| {
-            let (cable, end) = link.cable?;
-            let leaving = cables.cables.get(&cable)?.under_way[end].len();
-            (!link.outbox.is_empty() && leaving < cables.weather.in_flight_max).then_some(())
-        };
-        cables.changes[self.node].is_empty()
-            && !self.links.iter().any(|(_, link)| may_flush(link).is_some())
+        !self.links.iter().any(|(_, link)| link.may_flush(&cables))
     }
 }

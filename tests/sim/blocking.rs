@@ -30,7 +30,7 @@ fn a_full_pool_refuses_and_what_it_took_runs_in_order() {
     it.world.processes[0].pool.threads = 1;
     it.pass(Duration::from_millis(40));
     assert_eq!(it.ends()[..2], [Some(End::Answered); 2]);
-    let ran: Vec<u32> = it.runs.take().iter().map(|order| order.id).collect();
+    let ran: Vec<u32> = it.runs.take().iter().map(|run| run.order.id).collect();
     assert_eq!(ran, [0, 1]);
     let total = it.drain(Duration::from_secs(1));
     assert_eq!((total.accepted, total.handled, total.nacked()), (5, 2, 3));

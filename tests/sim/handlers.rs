@@ -37,12 +37,21 @@ pub(crate) enum Conduct {
     Panic,
 }
 
-/// The handlers that ran, in the order in which they started.
+/// A handler that ran.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) order: Order,
+    /// In which process.
+    pub(crate) process: usize,
+}
+
+/// The handlers that ran, in the order in which they started, as one process's handlers know them.
 #[derive(Clone)]
 pub(crate) struct Runs {
-    started: Arc<Mutex<Vec<Order>>>,
+    process: usize,
+    started: Arc<Mutex<Vec<Run>>>,
     time: Arc<Mock>,
-    /// Futures of `sleep` that were dropped before their end.
+    /// Futures of this process's `sleep` that were dropped before their end.
     stopped: Arc<AtomicU64>,
 }
 
@@ -84,7 +93,7 @@ impl Order {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Self {
+    pub(crate) fn decode(bytes: &[u8]) -> Self {
         assert_eq!(bytes.len(), ORDER_BYTES, "a payload came whole");
         let word = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap());
         Self {
@@ -112,9 +121,19 @@ impl Runs {
     pub(crate) fn new(time: Arc<Mock>) -> Self {
         let (started, stopped) = Default::default();
         Self {
+            process: 0,
             started,
             time,
             stopped,
+        }
+    }
+
+    /// The same book, as the process of this number writes it.
+    pub(crate) fn of_process(&self, process: usize) -> Self {
+        Self {
+            process,
+            stopped: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -201,7 +220,7 @@ impl Runs {
         })
     }
 
-    pub(crate) fn take(&self) -> Vec<Order> {
+    pub(crate) fn take(&self) -> Vec<Run> {
         std::mem::take(&mut *self.started.lock().unwrap())
     }
 
@@ -212,7 +231,11 @@ impl Runs {
 
     fn enter(&self, payload: &[u8]) -> Order {
         let order = Order::decode(payload);
-        self.started.lock().unwrap().push(order);
+        let process = self.process;
+        if crate::is_replay() {
+            println!("  {} runs in {process}", order.id);
+        }
+        self.started.lock().unwrap().push(Run { order, process });
         order
     }
 }

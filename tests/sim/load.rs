@@ -17,7 +17,7 @@ use quanta::Instant;
 use crate::handlers::Order;
 
 /// How the traces' lines end, each of which some seed must come to.
-pub(crate) const ENDS: [&str; 17] = [
+pub(crate) const ENDS: [&str; 29] = [
     "answered",
     "Cancelled",
     "Nack(UnknownHandler)",
@@ -35,6 +35,18 @@ pub(crate) const ENDS: [&str; 17] = [
     "NotSent(Closed)",
     "NotSent(Outstanding)",
     "refused: Full",
+    "fault: twins",
+    "fault: cut all",
+    "fault: cut one",
+    "fault: half-open",
+    "fault: stall shard",
+    "fault: stall process",
+    "fault: crash",
+    "fault: restart",
+    "fault: jump",
+    "Lost(Closed)",
+    "Lost(Silent)",
+    "Lost(SlowConsumer)",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +66,7 @@ pub(crate) struct Sent {
     pub(crate) mode: Mode,
     /// Index of its peer.
     pub(crate) peer: usize,
+    /// By when it must have ended: its deadline, unless its shard could not run then.
     pub(crate) deadline: Instant,
     pub(crate) end: Option<End>,
     call: Option<Answer>,
@@ -65,6 +78,8 @@ pub(crate) enum End {
     Answered,
     /// Nobody waits for it.
     Cancelled,
+    /// Whoever waited for it has crashed.
+    Crashed,
     Nack(Reason),
     NotSent(NotSent),
     Indeterminate(Indeterminate),
@@ -114,6 +129,17 @@ impl Sent {
     /// Whether a call is not resolved.
     pub(crate) fn is_pending(&self) -> bool {
         self.call.is_some()
+    }
+
+    /// Its shard does nothing before this time.
+    pub(crate) fn excuse(&mut self, until: Instant) {
+        self.deadline = self.deadline.max(until);
+    }
+
+    /// Its process is no more.
+    pub(crate) fn crash(&mut self) {
+        self.call = None;
+        self.end = Some(End::Crashed);
     }
 
     /// Stops waiting for it.

@@ -5,11 +5,14 @@ use std::time::Duration;
 use corelane::{client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions};
 use fastrand::Rng;
 use quanta::Instant;
+use uuid::Uuid;
 
 use crate::{
     check,
-    handlers::{Conduct, Order, Runs},
+    handlers::{Conduct, Order, Run, Runs},
+    ledger::Ledger,
     load::{Mode, Sent},
+    process::Plan,
     world::{Limits, World},
 };
 
@@ -17,33 +20,37 @@ use crate::{
 pub(crate) type Trace = Vec<String>;
 
 /// Longer than any deadline, sleep and reconnect of a scenario together.
-const LONG: Duration = Duration::from_millis(200);
+const LONG: Duration = Duration::from_millis(300);
 
 /// Set in the lanes of messages for blocking handlers.
 const POOL_LANES: u32 = 1 << 31;
 /// Set in the lanes of messages for batched ones.
 pub(crate) const BATCH_LANES: u32 = 1 << 30;
 
-struct Scenario {
-    random: Rng,
-    world: World,
-    runs: Runs,
-    peers: Vec<Connected>,
+pub(crate) struct Scenario {
+    pub(crate) random: Rng,
+    pub(crate) world: World,
+    /// By process.
+    runs: Vec<Runs>,
+    ledger: Ledger,
+    pub(crate) peers: Vec<Connected>,
     /// Calls under way.
-    pending: Vec<Sent>,
+    pub(crate) pending: Vec<Sent>,
     /// One-way messages, and calls that have ended.
-    sent: Vec<Sent>,
+    pub(crate) sent: Vec<Sent>,
+    /// Of processes that are over, those whose place another one has taken.
+    pub(crate) succeeded: Vec<usize>,
     next_id: u32,
     next_lane: u32,
     trace: Trace,
 }
 
 /// A connection that a shard was asked to make.
-struct Connected {
+pub(crate) struct Connected {
     /// `None` once the handle is dropped.
-    peer: Option<Peer>,
-    process: usize,
-    to: String,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) process: usize,
+    pub(crate) to: String,
     /// The lanes of what is sent through the inbox, and of what is sent on the shard itself, each
     /// by where it runs.
     lanes: [[(u32, u32); PLACES]; 2],
@@ -99,37 +106,55 @@ impl Scenario {
             in_flight_max: random.usize(1..40),
         };
         let limits = random_limits(&mut random);
-        let mut world = World::new(seed, weather, limits);
-        let runs = Runs::new(world.mock.clone());
-        let mut cpus = 0;
-        for _ in 0..random.usize(2..=3) {
-            let shards = random.usize(1..=3);
-            let tells_shards = random.bool();
-            world.add_process(cpus, shards, tells_shards, &runs.handlers());
-            cpus += shards;
-        }
+        let world = World::new(seed, weather, limits);
+        let ledger = Ledger::of(&world.network);
         let mut scenario = Self {
             random,
             world,
-            runs,
+            runs: Vec::new(),
+            ledger,
             peers: Vec::new(),
             pending: Vec::new(),
             sent: Vec::new(),
+            succeeded: Vec::new(),
             next_id: 0,
             next_lane: 0,
             trace: vec![format!("{limits:?} {weather:?}")],
         };
+        let has_twins = scenario.random.u8(..8) == 0;
+        let mut cpus = 0;
+        for process in 0..scenario.random.usize(2..=3) {
+            let shards = scenario.random.usize(1..=3);
+            let instance = if has_twins { 0 } else { process };
+            let plan = Plan {
+                first_cpu: cpus,
+                tells_shards: scenario.random.bool(),
+                instance: Uuid::from_u128(instance as u128),
+                endpoints: vec!["tcp://127.0.0.1:0".to_owned(); shards],
+            };
+            scenario.start(plan);
+            cpus += shards;
+        }
+        if has_twins {
+            scenario.note("fault: twins".to_owned());
+        }
         scenario.connect_everywhere();
         scenario
+    }
+
+    pub(crate) fn start(&mut self, plan: Plan) {
+        let runs = match self.runs.first() {
+            Some(first) => first.of_process(self.runs.len()),
+            None => Runs::new(self.world.mock.clone()),
+        };
+        self.world.start(plan, &runs.handlers());
+        self.runs.push(runs);
     }
 
     /// From a shard of each process to every shard of every process, itself included, and to where
     /// nobody listens.
     fn connect_everywhere(&mut self) {
-        let processes = &self.world.processes;
-        let nodes = processes.iter().flat_map(|process| &process.shards);
-        let mut endpoints: Vec<String> = nodes.map(|node| node.endpoint.clone()).collect();
-        endpoints.push("tcp://127.0.0.1:9999".to_owned());
+        let endpoints = self.endpoints();
         for process in 0..self.world.processes.len() {
             for to in &endpoints {
                 self.connect(process, to.clone());
@@ -137,7 +162,16 @@ impl Scenario {
         }
     }
 
-    fn connect(&mut self, process: usize, to: String) {
+    /// Where shards listen or have listened, and where nobody does.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        let processes = &self.world.processes;
+        let nodes = processes.iter().flat_map(|process| &process.shards);
+        let mut endpoints: Vec<String> = nodes.map(|node| node.endpoint.clone()).collect();
+        endpoints.push("tcp://127.0.0.1:9999".to_owned());
+        endpoints
+    }
+
+    pub(crate) fn connect(&mut self, process: usize, to: String) {
         let client = &self.world.processes[process].client;
         // Refused by a stopped process: then there is no handle to speak of.
         let Ok(peer) = client.connect(&to) else {
@@ -156,64 +190,7 @@ impl Scenario {
         });
     }
 
-    fn act(&mut self) {
-        match self.random.u8(..100) {
-            0..3 => {
-                self.note("cut".to_owned());
-                self.world.network.cut_all();
-            }
-            3..6 => self.reconnect(),
-            6..8 => self.drain_one(),
-            8..20 => self.cancel_some(),
-            _ => {
-                for _ in 0..self.random.usize(1..12) {
-                    self.send();
-                }
-            }
-        }
-    }
-
-    /// Drops a handle, which closes its connection once its calls are over, and connects anew.
-    fn reconnect(&mut self) {
-        let at = self.random.usize(..self.peers.len());
-        let Some(peer) = self.peers[at].peer.take() else {
-            return;
-        };
-        self.note(format!("close {at}"));
-        drop(peer);
-        let (process, to) = (self.peers[at].process, self.peers[at].to.clone());
-        self.connect(process, to);
-    }
-
-    /// Stops waiting for some calls, some of them sent just now.
-    fn cancel_some(&mut self) {
-        for _ in 0..self.random.usize(1..6) {
-            self.send();
-            if self.pending.is_empty() {
-                continue;
-            }
-            let at = self.random.usize(..self.pending.len());
-            let mut call = self.pending.swap_remove(at);
-            call.cancel();
-            self.note(format!("{} {}", call.order.id, call.end_name()));
-            self.sent.push(call);
-        }
-    }
-
-    fn drain_one(&mut self) {
-        let process = self.random.usize(..self.world.processes.len());
-        if self.world.processes[process].shards[0].is_draining() {
-            return;
-        }
-        let within = match self.random.bool() {
-            true => Duration::ZERO,
-            false => Duration::from_micros(self.random.u64(..100_000)),
-        };
-        self.note(format!("drain {process} within {within:?}"));
-        self.world.drain(process, within);
-    }
-
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         let at = self.random.usize(..self.peers.len());
         let random = &mut self.random;
         let connected = &mut self.peers[at];
@@ -243,8 +220,9 @@ impl Scenario {
         let now = self.world.clock.now();
         let to = (at, peer);
         let process = &self.world.processes[connected.process];
+        let node = &process.shards[peer.shard()];
         let result = if is_local {
-            let Some(client) = process.shards[peer.shard()].client() else {
+            let Some(client) = node.client() else {
                 return;
             };
             let message = client.message(handler).route_key(ROUTE_KEYS[place]);
@@ -253,8 +231,16 @@ impl Scenario {
             let message = process.client.message(handler).route_key(ROUTE_KEYS[place]);
             Sent::send(message, order, mode, to, now, within)
         };
+        if crate::is_replay() {
+            println!("{order:?} {mode:?} {handler} by {at}, by a task: {is_local}, {within:?}");
+        }
         match result {
-            Ok(sent) if sent.is_pending() => self.pending.push(sent),
+            Ok(mut sent) if sent.is_pending() => {
+                if let Some(until) = node.stalled_until() {
+                    sent.excuse(until);
+                }
+                self.pending.push(sent);
+            }
             Ok(sent) => self.sent.push(sent),
             Err(why) => self.note(format!("{} refused: {why:?}", order.id)),
         }
@@ -270,7 +256,7 @@ impl Scenario {
             self.world.settle(|now| {
                 for ended in pending.extract_if(.., |it| it.poll(began)) {
                     let (id, end) = (ended.order.id, ended.end_name());
-                    trace.push(line(now, &format!("{id} {end}")));
+                    log(trace, now, &format!("{id} {end}"));
                     sent.push(ended);
                 }
             });
@@ -290,38 +276,67 @@ impl Scenario {
         self.pass(LONG);
         assert!(self.pending.is_empty(), "a call never ended");
         for process in 0..self.world.processes.len() {
-            if !self.world.processes[process].shards[0].is_draining() {
+            if self.world.processes[process].is_running() {
                 let within = Duration::from_millis(100);
                 self.world.drain(process, within);
             }
         }
         self.pass(LONG);
-        let runs = self.runs.take();
-        check::check_runs(&self.sent, &runs);
+        let runs = self.runs[0].take();
+        check::check_runs(&self.sent, &runs, &self.ledger);
+        let nodes: Vec<usize> = self.nodes();
+        check::check_passages(&self.sent, &runs, &self.ledger, |node| nodes[node]);
         for (at, connected) in self.peers.iter().enumerate() {
             if let Some(peer) = &connected.peer {
                 check::check_account(&self.sent, at, peer.account());
             }
         }
         let mut total = Counters::default();
-        for node in self
-            .world
-            .processes
-            .iter()
-            .flat_map(|process| &process.shards)
-        {
-            assert!(node.is_over(), "a shard outlived its drain");
-            total += node
-                .last_counters()
-                .expect("a shard that is over has said so");
+        for process in 0..self.world.processes.len() {
+            if !self.world.processes[process].is_crashed {
+                total += self.check_process(process, &runs);
+            }
         }
-        check::check_counters(&self.sent, &runs, self.runs.stopped(), &total);
+        self.note_lost();
         self.note(format!("{total:?}"));
         self.trace
     }
 
-    fn note(&mut self, what: String) {
-        self.trace.push(line(self.world.now(), &what));
+    /// Compares the books of a process that was drained with what it did.
+    fn check_process(&self, number: usize, runs: &[Run]) -> Counters {
+        let process = &self.world.processes[number];
+        let (mut total, mut arrived) = (Counters::default(), 0);
+        for node in &process.shards {
+            assert!(node.is_over(), "a shard outlived its drain");
+            let counters = node.last_counters();
+            total += counters.expect("a shard that is over has said so");
+            arrived += self.ledger.count_arrived(node.number);
+        }
+        total.settle_hops();
+        let is_its = |sent: &&Sent| self.peers[sent.peer].process == number;
+        let sent: Vec<&Sent> = self.sent.iter().filter(is_its).collect();
+        let runs = runs.iter().filter(|run| run.process == number).count();
+        let stopped = self.runs[number].stopped();
+        check::check_counters(&sent, runs, arrived, stopped, &total);
+        total
+    }
+
+    /// The process of each engine.
+    fn nodes(&self) -> Vec<usize> {
+        let processes = self.world.processes.iter().enumerate();
+        let nodes = processes.flat_map(|(number, it)| it.shards.iter().map(move |_| number));
+        nodes.collect()
+    }
+
+    /// How connections were lost, a line for each reason.
+    fn note_lost(&mut self) {
+        for why in self.world.plant.take_lost() {
+            self.note(why);
+        }
+    }
+
+    pub(crate) fn note(&mut self, what: String) {
+        log(&mut self.trace, self.world.now(), &what);
     }
 }
 
@@ -333,8 +348,13 @@ fn lanes_of(handler: &str) -> u32 {
     }
 }
 
-fn line(now: Instant, what: &str) -> String {
-    format!("{now:?} {what}")
+/// Adds a line to a trace; one that is replayed shows it at once.
+fn log(trace: &mut Trace, now: Instant, what: &str) {
+    let line = format!("{now:?} {what}");
+    if crate::is_replay() {
+        println!("{line}");
+    }
+    trace.push(line);
 }
 
 pub(crate) fn random_limits(random: &mut Rng) -> Limits {
@@ -369,5 +389,8 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
         pool_queue: size(random, 4),
         reconnect: Duration::from_micros(random.u64(1_000..10_000)),
         ring_capacity: random.usize(1..=3),
+        heartbeat_timeout: Duration::from_millis(random.u64(10..40)),
+        handshake: Duration::from_millis(random.u64(10..40)),
+        slow_consumer: Duration::from_micros(random.u64(500..20_000)),
     }
 }

@@ -1,0 +1,364 @@
+//! One process: its shards, and all that glommio, the runtime and the kernel would be to them.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Wake},
+    time::Duration,
+};
+
+use corelane::{
+    client::{Client, ClientOptions, LocalClient, ShardPort},
+    engine::{Engine, EngineOptions, sim::Network},
+    handler::{Handler, Registry, ShardInfo},
+    metrics::Counters,
+    route::{self, Doorbell, Port, inbox},
+    shard::{BlockingPort, BlockingPorts, Command, Drained, LocalFuture, Parts, Shard},
+    wire::{HandlerEntry, Hello},
+};
+use crossbeam_channel::Receiver;
+use quanta::Instant;
+use uuid::Uuid;
+
+use crate::{
+    pool::Pool,
+    tampered::Tampered,
+    world::{Limits, World},
+};
+
+/// What a process is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) first_cpu: usize,
+    pub(crate) tells_shards: bool,
+    /// What it calls itself.
+    pub(crate) instance: Uuid,
+    /// Where each of its shards listens; port 0 for a free one.
+    pub(crate) endpoints: Vec<String>,
+}
+
+pub(crate) struct Process {
+    pub(crate) client: Client,
+    pub(crate) pool: Pool,
+    pub(crate) shards: Vec<Node>,
+    /// As it was started.
+    pub(crate) plan: Plan,
+    pub(crate) is_crashed: bool,
+}
+
+/// A shard, and all that glommio and the runtime would be to it.
+pub(crate) struct Node {
+    /// Its engine's, on the network.
+    pub(crate) number: usize,
+    pub(crate) endpoint: String,
+    /// `None` once it is over: its inboxes are gone then.
+    shard: Option<Shard<Tampered>>,
+    tasks: Rc<RefCell<VecDeque<Task>>>,
+    commands: Port<Command>,
+    drained: Option<Receiver<Drained>>,
+    /// Its last turn did something: then another follows at once.
+    worked: bool,
+    /// Until then it takes no turn.
+    stalled_until: Option<Instant>,
+}
+
+impl Process {
+    pub(crate) fn start(plan: Plan, handlers: &[Handler], world: &World) -> Self {
+        let limits = world.limits;
+        let Plan {
+            first_cpu,
+            tells_shards,
+            instance,
+            ref endpoints,
+        } = plan;
+        let shards = endpoints.len();
+        let client_options = ClientOptions {
+            message_bytes_max: limits.shard.message_bytes_max,
+            outgoing_messages_max: limits.outgoing_messages_max,
+            outgoing_bytes_max: limits.outgoing_bytes_max,
+            deadline: Duration::from_secs(30),
+        };
+        let (mut ports, mut inboxes) = (Vec::new(), Vec::new());
+        let mut doorbells = Vec::new();
+        for _ in 0..shards {
+            let doorbell = Arc::new(Doorbell::default());
+            let (connects, to_connect) = inbox(64, &doorbell);
+            let (submissions, to_submit) = inbox(limits.shard.inbox_capacity, &doorbell);
+            ports.push(ShardPort {
+                connects,
+                submissions,
+            });
+            doorbells.push(doorbell.clone());
+            inboxes.push((doorbell, to_connect, to_submit));
+        }
+        let seats = route::seats(shards).into_iter();
+        let joining: Vec<_> = seats.map(|seat| seat.offer(limits.ring_capacity)).collect();
+        let mut meshes = joining
+            .into_iter()
+            .map(|it| it.complete(&doorbells).expect("all have offered"));
+        let client = Client::new(ports, world.clock.clone(), client_options);
+        let (pool, jobs) = Pool::new(first_cpu as u64, limits.pool_threads, limits.pool_queue);
+        let under_way_max = limits.pool_queue + limits.pool_threads;
+        let count = shards;
+        let engines: Vec<(Tampered, String)> = endpoints
+            .iter()
+            .map(|at| {
+                let engine = world.network.engine(engine_options(&limits));
+                let mut engine = Tampered::new(engine, world.plant.clone());
+                let at = at.parse().expect("is an endpoint");
+                let endpoint = engine.listen(&at).expect("is free");
+                (engine, endpoint.to_string())
+            })
+            .collect();
+        let entry = |it: &Handler| HandlerEntry::new(it.name(), it.affinity(count));
+        let hello = Hello {
+            endpoints: engines.iter().map(|(_, it)| it.clone()).collect(),
+            shards: if tells_shards { count } else { 0 },
+            handlers: handlers.iter().map(entry).collect(),
+            ..Hello::of_instance(instance)
+        };
+        let shards = inboxes.into_iter().zip(engines).enumerate();
+        let shards = shards.map(|(number, (inboxes, (engine, endpoint)))| {
+            let (doorbell, connects, submissions) = inboxes;
+            let info = ShardInfo {
+                shard: number,
+                shards: count,
+                cpu: first_cpu + number,
+                numa_node: 0,
+            };
+            let hello = Hello {
+                shard: Some(number),
+                ..hello.clone()
+            };
+            let (commands, to_command) = inbox(16, &doorbell);
+            let blocking = BlockingPort::new(jobs.clone(), under_way_max, &doorbell);
+            let tasks = Rc::new(RefCell::new(VecDeque::new()));
+            let spawned = tasks.clone();
+            let parts = Parts {
+                info,
+                options: limits.shard,
+                clock: world.clock.clone(),
+                registry: Registry::new(handlers, &info),
+                connects,
+                submissions,
+                commands: to_command,
+                doorbell,
+                mesh: meshes.next().expect("is one for each"),
+                client: client.clone(),
+                spawner: Box::new(move |task| spawned.borrow_mut().push_back(Task::new(task))),
+                jobs: BlockingPorts {
+                    pool: Some(blocking),
+                    operator: None,
+                },
+            };
+            Node {
+                number: engine.node(),
+                stalled_until: None,
+                endpoint,
+                shard: Some(Shard::new(engine, &hello, parts)),
+                tasks,
+                commands,
+                drained: None,
+                worked: true,
+            }
+        });
+        let shards: Vec<Node> = shards.collect();
+        let endpoints = shards.iter().map(|node| node.endpoint.clone()).collect();
+        Self {
+            client,
+            pool,
+            shards,
+            plan: Plan { endpoints, ..plan },
+            is_crashed: false,
+        }
+    }
+
+    /// One turn of what there is. True if anything happened.
+    pub(crate) fn turn(&mut self, now: Instant, network: &Network) -> bool {
+        let mut worked = false;
+        for node in &mut self.shards {
+            worked |= node.turn(now, network);
+        }
+        worked | (!self.is_crashed && self.pool.turn(now))
+    }
+
+    /// When it must be turned though nothing arrives.
+    pub(crate) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let nodes = self.shards.iter().filter_map(|node| node.next_wake(now));
+        let pool = self.pool.next_end().filter(|_| !self.is_crashed);
+        nodes.chain(pool).min()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.shards[0].is_draining()
+    }
+
+    /// Whether it takes part: it has not crashed, drained or been told to.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.is_crashed && !self.is_draining()
+    }
+
+    /// Ends at once, as by kill -9.
+    pub(crate) fn crash(&mut self) {
+        self.is_crashed = true;
+        self.shards.iter_mut().for_each(Node::crash);
+    }
+}
+
+/// A task in a shard's executor. It is polled only when it was woken: a wake-up that the library
+/// forgot is one that never comes.
+struct Task {
+    future: LocalFuture,
+    woken: Arc<Woken>,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+impl Task {
+    fn new(future: LocalFuture) -> Self {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        Self { future, woken }
+    }
+
+    /// True if it has ended.
+    fn poll(&mut self) -> bool {
+        self.woken.0.store(false, Relaxed);
+        let waker = self.woken.clone().into();
+        let mut cx = Context::from_waker(&waker);
+        self.future.as_mut().poll(&mut cx).is_ready()
+    }
+}
+
+impl Node {
+    /// A turn, unless the shard would sleep now. True if it did something.
+    pub(crate) fn turn(&mut self, now: Instant, network: &Network) -> bool {
+        if let Some(until) = self.stalled_until {
+            if now < until {
+                return false;
+            }
+            self.stalled_until = None;
+            network.resume(self.number);
+        }
+        let has_polled = self.poll_tasks();
+        let Some(shard) = &mut self.shard else {
+            return false;
+        };
+        let is_due = shard.next_wake(now).is_some_and(|at| at <= now);
+        if !(self.worked || has_polled || is_due) && shard.may_park() {
+            return false;
+        }
+        self.take_turn(now)
+    }
+
+    /// Takes no turn until then, as if a handler spun or the process was stopped.
+    pub(crate) fn stall(&mut self, now: Instant, until: Instant, network: &Network) {
+        if !self.is_over() {
+            network.pause(self.number, now);
+            self.stalled_until = self.stalled_until.max(Some(until));
+        }
+    }
+
+    pub(crate) fn stalled_until(&self) -> Option<Instant> {
+        self.stalled_until
+    }
+
+    /// When it must be turned though nothing arrives.
+    pub(crate) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let shard = self.shard.as_ref()?;
+        self.stalled_until.or_else(|| shard.next_wake(now))
+    }
+
+    /// As glommio would between two turns. True if any was woken.
+    fn poll_tasks(&mut self) -> bool {
+        let live = self.tasks.borrow().len();
+        let mut has_polled = false;
+        for _ in 0..live {
+            let Some(mut task) = self.tasks.borrow_mut().pop_front() else {
+                break;
+            };
+            let is_woken = task.woken.0.load(Relaxed);
+            has_polled |= is_woken;
+            if !(is_woken && task.poll()) {
+                self.tasks.borrow_mut().push_back(task);
+            }
+        }
+        has_polled
+    }
+
+    fn take_turn(&mut self, now: Instant) -> bool {
+        let Some(shard) = &mut self.shard else {
+            return false;
+        };
+        let turn = shard.turn(now);
+        self.worked = turn.worked;
+        if turn.is_over {
+            self.shard = None;
+            self.tasks.borrow_mut().clear();
+        }
+        turn.worked || turn.is_over
+    }
+
+    /// For code on the shard; nobody is there once it is over.
+    pub(crate) fn client(&self) -> Option<&LocalClient> {
+        self.shard.as_ref().map(Shard::client)
+    }
+
+    /// Tells it to stop, gracefully or, without time, at once.
+    pub(crate) fn drain(&mut self, until: Instant) {
+        let (done, drained) = crossbeam_channel::unbounded();
+        self.drained = Some(drained);
+        let told = self.commands.try_send(Command::Drain { until, done });
+        assert!(told.is_ok(), "a shard takes commands until it is over");
+    }
+
+    /// Ends at once, as by kill -9.
+    pub(crate) fn crash(&mut self) {
+        self.tasks.borrow_mut().clear();
+        self.shard = None;
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drained.is_some()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.shard.is_none()
+    }
+
+    /// What the shard counted in its life, once it is over.
+    pub(crate) fn last_counters(&self) -> Option<Counters> {
+        Some(self.drained.as_ref()?.try_recv().ok()?.counters)
+    }
+}
+
+fn engine_options(limits: &Limits) -> EngineOptions {
+    let second = Duration::from_secs(1);
+    EngineOptions {
+        message_bytes_max: limits.shard.message_bytes_max,
+        frames_max: 16,
+        buffered_bytes_max: 256 << 20,
+        slow_consumer: limits.slow_consumer,
+        handshake_bytes_max: 4096,
+        unauthenticated_max: 128,
+        outgoing_messages_max: limits.outgoing_messages_max,
+        outgoing_bytes_max: limits.outgoing_bytes_max,
+        handshake: limits.handshake,
+        heartbeat_interval: limits.heartbeat_timeout / 3,
+        heartbeat_timeout: limits.heartbeat_timeout,
+        reconnect_min: limits.reconnect,
+        reconnect_max: limits.reconnect,
+        hwm: 1000,
+        linger: second,
+    }
+}
