@@ -11,6 +11,8 @@ mod cancelling;
 mod failures;
 #[path = "embedding/kinds.rs"]
 mod kinds;
+#[path = "embedding/metrics.rs"]
+mod metrics;
 #[path = "embedding/operators.rs"]
 mod operators;
 #[path = "embedding/ordered.rs"]
@@ -99,6 +101,8 @@ macro_rules! suite {
                     one_peers_messages_run_one_after_the_other
                     what_waits_for_its_turn_may_be_late_or_cancelled
                     a_drain_ends_what_waits_for_its_turn;
+                metrics:
+                    each_figure_is_told_in_three_ways;
                 operators:
                     health_and_handlers_are_told
                     questions_that_are_none_are_refused

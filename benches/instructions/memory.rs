@@ -4,7 +4,7 @@ use std::{cell::Cell, num::NonZeroU32, ops::Range, os::fd::BorrowedFd, rc::Rc};
 
 use corelane::{
     config::Endpoint,
-    engine::{ConnectionId, Engine, Event, Incoming},
+    engine::{ConnectionId, Engine, Event, Incoming, Outgoing},
     error::EngineError,
     wire::{Header, Kind, Outbox, Received},
 };
@@ -141,6 +141,11 @@ impl Engine for Memory {
         sent.set(sent.get() + messages as u64);
         sent_bytes.set(sent_bytes.get() + bytes);
         messages
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        let now = self.outbox.messages();
+        Outgoing { now, most: now }
     }
 
     fn is_flushed(&self) -> bool {

@@ -108,6 +108,11 @@ impl Caller {
         self.calls.len()
     }
 
+    /// The most of them that there have been at once.
+    pub fn most_outstanding(&self) -> usize {
+        self.calls.most()
+    }
+
     /// How many wakers of this shard's own tasks it holds of which this is true; `None` if there
     /// are too many to look at.
     pub fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> Option<usize> {

@@ -30,6 +30,7 @@ pub(super) struct Calls {
     deadlines: BinaryHeap<Reverse<(Instant, u64)>>,
     generation: u32,
     capacity: usize,
+    most: usize,
 }
 
 /// A call whose answer is outstanding.
@@ -55,11 +56,17 @@ impl Calls {
             deadlines: BinaryHeap::new(),
             generation: 0,
             capacity,
+            most: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The most that there have been at once.
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     /// Whether as many calls are outstanding as may be.
@@ -73,6 +80,7 @@ impl Calls {
         self.generation = self.generation.wrapping_add(1);
         let deadline = call.deadline;
         let slot = self.slots.insert((self.generation, call));
+        self.most = self.most.max(self.slots.len());
         let correlation = (u64::from(self.generation) << 32) | slot as u64;
         match self.ordered.back() {
             Some(&(last, _)) if deadline < last => {

@@ -65,6 +65,9 @@ pub trait Engine {
     /// left.
     fn flush(&mut self, now: Instant) -> usize;
 
+    /// What waits in the outboxes.
+    fn outgoing(&self) -> Outgoing;
+
     /// Whether every outbox is empty.
     fn is_flushed(&self) -> bool;
 
@@ -89,6 +92,15 @@ pub trait Engine {
         // EINTR and the like: the next turn looks again.
         let _ = poll(&mut awaited, at_most.as_ref());
     }
+}
+
+/// How full the outboxes of an engine are, or have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Messages in the fullest one now.
+    pub now: usize,
+    /// The most that stood in one as it was flushed.
+    pub most: usize,
 }
 
 /// The limits and intervals that every engine keeps; derived from the checked configuration.

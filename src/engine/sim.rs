@@ -15,7 +15,7 @@ use quanta::Instant;
 
 use self::cables::{Cables, Node, What};
 pub use self::faults::Carried;
-use super::{ConnectionId, Engine, EngineOptions, Event, Incoming, Slots};
+use super::{ConnectionId, Engine, EngineOptions, Event, Incoming, Outgoing, Slots};
 use crate::{
     config::Endpoint,
     error::{EngineError, Lost},
@@ -54,6 +54,8 @@ pub struct Sim {
     network: Network,
     options: EngineOptions,
     links: Slots<Link>,
+    /// The most messages that stood in one outbox.
+    outgoing_most: usize,
     /// Kept for its memory.
     ids: Vec<ConnectionId>,
     /// When it was last polled.
@@ -97,6 +99,7 @@ impl Network {
             network: self.clone(),
             options,
             links: Slots::new(),
+            outgoing_most: 0,
             ids: Vec::new(),
             now: None,
         }
@@ -405,6 +408,7 @@ impl Engine for Sim {
             let Some(cable) = link.cable.filter(|_| link.is_up) else {
                 continue;
             };
+            self.outgoing_most = self.outgoing_most.max(link.outbox.messages());
             while let Some(message) = link.outbox.front() {
                 if !cables.send(now, cable, message.header, message.payload) {
                     break;
@@ -418,6 +422,14 @@ impl Engine for Sim {
             };
         }
         taken
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        let outboxes = self.links.iter().map(|(_, link)| link.outbox.messages());
+        Outgoing {
+            now: outboxes.max().unwrap_or(0),
+            most: self.outgoing_most,
+        }
     }
 
     fn is_flushed(&self) -> bool {

@@ -76,6 +76,7 @@ pub(super) struct Entry {
     pub(super) runner: Runner,
     /// Messages that run as tasks, or wait or run on the pool.
     running: usize,
+    running_most: usize,
     running_max: usize,
     /// Of an inline handler.
     pub(super) overruns: u64,
@@ -351,6 +352,7 @@ impl Registry {
                     origin: handler.origin,
                     runner: handler.make_runner(index, shard, &lines),
                     running: 0,
+                    running_most: 0,
                     running_max: handler.running_max,
                     overruns: 0,
                     overruns_max: handler.overruns_max,
@@ -377,7 +379,15 @@ impl Registry {
 
     /// A message of this handler runs from now on beside the reactor, or waits for a thread.
     pub fn begin(&mut self, handler: usize) {
-        self.entries[handler].running += 1;
+        let entry = &mut self.entries[handler];
+        entry.running += 1;
+        entry.running_most = entry.running_most.max(entry.running);
+    }
+
+    /// A handler's messages that run or wait beside the reactor, and the most that have at once.
+    pub fn under_way(&self, handler: usize) -> (usize, usize) {
+        let entry = &self.entries[handler];
+        (entry.running, entry.running_most)
     }
 
     /// It is answered, or cannot be.
@@ -432,8 +442,9 @@ impl Registry {
         (home != self.own).then_some(home)
     }
 
+    /// The index of the handler that a message names, if there is one.
     #[inline]
-    pub(super) fn index_of(&mut self, key: HandlerKey) -> Option<usize> {
+    pub fn index_of(&mut self, key: HandlerKey) -> Option<usize> {
         match self.last {
             Some((last, index)) if last == key => Some(index),
             _ => {

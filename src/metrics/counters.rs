@@ -73,8 +73,26 @@ pub struct Counters {
     pub batches: u64,
     /// The most of them at once: a high-water mark, as `spawned_most`.
     pub blocking_most: u64,
+    /// Messages that wait for their batches now: a gauge.
+    pub batched_now: u64,
+    /// The most of them at once.
+    pub batched_most: u64,
     /// Calls whose answers are outstanding now: a gauge.
     pub outstanding_now: u64,
+    /// The most of them at once.
+    pub outstanding_most: u64,
+    /// What other threads have submitted and the shard has not taken yet: a gauge.
+    pub inbox_now: u64,
+    /// The most that it found there as it looked.
+    pub inbox_most: u64,
+    /// What waits now in the fullest of the rings from other shards, messages or answers: a gauge.
+    pub ring_now: u64,
+    /// The most that it found in one of them.
+    pub ring_most: u64,
+    /// Messages and answers that wait now to leave on the connection where most do: a gauge.
+    pub outgoing_now: u64,
+    /// The most that waited on one as it was written to.
+    pub outgoing_most: u64,
     /// Answers dropped because they were late, duplicate or foreign.
     pub late_answers: u64,
     /// Headers that could not be decoded.
@@ -155,7 +173,16 @@ impl AddAssign for Counters {
             batched,
             batches,
             blocking_most,
+            batched_now,
+            batched_most,
             outstanding_now,
+            outstanding_most,
+            inbox_now,
+            inbox_most,
+            ring_now,
+            ring_most,
+            outgoing_now,
+            outgoing_most,
             late_answers,
             malformed,
             inline_overruns,
@@ -190,7 +217,16 @@ impl AddAssign for Counters {
         self.batched += batched;
         self.batches += batches;
         self.blocking_most += blocking_most;
+        self.batched_now += batched_now;
+        self.batched_most += batched_most;
         self.outstanding_now += outstanding_now;
+        self.outstanding_most += outstanding_most;
+        self.inbox_now += inbox_now;
+        self.inbox_most += inbox_most;
+        self.ring_now += ring_now;
+        self.ring_most += ring_most;
+        self.outgoing_now += outgoing_now;
+        self.outgoing_most += outgoing_most;
         self.late_answers += late_answers;
         self.malformed += malformed;
         self.inline_overruns += inline_overruns;
@@ -211,13 +247,29 @@ impl AddAssign for Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HandlerCounters {
+    /// Messages that named it: `runs + refused() + lost + under_way_now`. On the shard that ran or
+    /// refused them; those in the rings between shards are in neither's account.
+    pub accepted: u64,
+    /// Runs that ended without an error: those neither nacked nor indeterminate.
+    pub handled: u64,
     /// Runs that ended, in whatever way.
     pub runs: u64,
-    /// Those of them that were nacked, by the reason's number on the wire: all others are handled.
-    /// What was refused before the handler was called is counted for the shard alone. Serialized by
-    /// name, without zeros.
+    /// Those of them that were nacked, by the reason's number on the wire. Serialized by name,
+    /// without zeros.
     #[serde(with = "by_name")]
     pub nacked_by_reason: [u64; REASONS],
+    /// Messages that were nacked without a run. Serialized as the others.
+    #[serde(with = "by_name")]
+    pub refused_by_reason: [u64; REASONS],
+    /// Runs that were stopped before their end.
+    pub indeterminate: u64,
+    /// Messages that were dropped without a run or a nack.
+    pub lost: u64,
+    /// Messages that run as tasks, wait or run on the pool, or wait for their batch: a gauge. Those
+    /// that a drain's end has given up stay in it.
+    pub under_way_now: u64,
+    /// The most of them at once; over several shards, the sum of their marks.
+    pub under_way_most: u64,
     /// Inline runs that took longer than their budget.
     pub overruns: u64,
     /// The longest inline run, in nanoseconds; 0 if none ran inline.
@@ -230,6 +282,17 @@ impl HandlerCounters {
     /// Runs that were nacked, for whatever reason.
     pub fn nacked(&self) -> u64 {
         self.nacked_by_reason.iter().sum()
+    }
+
+    /// Messages that were nacked without a run.
+    pub fn refused(&self) -> u64 {
+        self.refused_by_reason.iter().sum()
+    }
+
+    /// Enters what follows from the rest.
+    pub(super) fn add_up(&mut self) {
+        self.handled = self.runs - self.nacked() - self.indeterminate;
+        self.accepted = self.runs + self.refused() + self.lost + self.under_way_now;
     }
 }
 
@@ -265,10 +328,20 @@ mod by_name {
 impl AddAssign for HandlerCounters {
     /// Sums the counts, and keeps the longer of the two longest runs.
     fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.handled += other.handled;
         self.runs += other.runs;
         for (mine, others) in self.nacked_by_reason.iter_mut().zip(other.nacked_by_reason) {
             *mine += others;
         }
+        let refused = self.refused_by_reason.iter_mut();
+        for (mine, others) in refused.zip(other.refused_by_reason) {
+            *mine += others;
+        }
+        self.indeterminate += other.indeterminate;
+        self.lost += other.lost;
+        self.under_way_now += other.under_way_now;
+        self.under_way_most += other.under_way_most;
         self.overruns += other.overruns;
         self.demotions += other.demotions;
         self.longest_inline_ns = self.longest_inline_ns.max(other.longest_inline_ns);

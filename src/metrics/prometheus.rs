@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use hdrhistogram::Histogram;
 
-use super::{Counters, HandlerCounters, Metric, REASON_NAMES, Snapshot};
+use super::{Counters, HandlerCounters, Metric, REASON_NAMES, REASONS, Snapshot};
 
 /// The quantiles of a summary: those of every table of corelane.
 const QUANTILES: [(f64, &str); 5] = [
@@ -70,7 +70,15 @@ impl Snapshot {
             let name = format!("{}_seconds", metric.as_str());
             head(out, &name, "summary", help)?;
             for series in self.series().filter(|it| it.metric == metric) {
-                summary(out, &name, &series.handler, series.histogram)?;
+                let label = format!("handler=\"{}\"", Label(&series.handler));
+                summary(out, &name, &label, series.histogram)?;
+            }
+        }
+        let help = "From the beginning of a shard's turn that worked to its end.";
+        head(out, "turn_seconds", "summary", help)?;
+        for shard in 0..self.shards().len() {
+            if let Some(turns) = self.turns(shard) {
+                summary(out, "turn_seconds", &format!("shard=\"{shard}\""), turns)?;
             }
         }
         Ok(())
@@ -78,19 +86,35 @@ impl Snapshot {
 
     fn write_handlers(&self, out: &mut String) -> fmt::Result {
         type Of = fn(&HandlerCounters) -> u64;
-        let families: [(&str, &str, &str, Of); 2] = [
-            ("handler_runs_total", COUNTER, "Runs that ended.", |it| {
-                it.runs
+        let families: [(&str, &str, Of); 9] = [
+            ("accepted_total", "Messages that named it.", |it| {
+                it.accepted
             }),
-            (
-                "handler_overruns_total",
-                COUNTER,
-                "Inline runs that took longer than their budget.",
-                |it| it.overruns,
-            ),
+            ("handled_total", "Runs without an error.", |it| it.handled),
+            ("runs_total", "Runs that ended.", |it| it.runs),
+            ("indeterminate_total", "Runs that were stopped.", |it| {
+                it.indeterminate
+            }),
+            ("lost_total", "Messages dropped without a run.", |it| {
+                it.lost
+            }),
+            ("overruns_total", "Inline runs over their budget.", |it| {
+                it.overruns
+            }),
+            ("demotions_total", "Shards on which it was demoted.", |it| {
+                it.demotions
+            }),
+            ("under_way", "Messages under way now.", |it| {
+                it.under_way_now
+            }),
+            ("under_way_most", "The most of them at once.", |it| {
+                it.under_way_most
+            }),
         ];
-        for (name, kind, help, of) in families {
-            head(out, name, kind, help)?;
+        for (name, help, of) in families {
+            let name = format!("handler_{name}");
+            let is_total = name.ends_with("_total");
+            head(out, &name, if is_total { COUNTER } else { GAUGE }, help)?;
             self.each_handler(|shard, handler, counters| {
                 let labels = format!("shard=\"{shard}\",handler=\"{}\"", Label(handler));
                 writeln!(out, "corelane_{name}{{{labels}}} {}", of(counters))
@@ -103,20 +127,34 @@ impl Snapshot {
             let labels = format!("shard=\"{shard}\",handler=\"{}\"", Label(handler));
             writeln!(out, "corelane_{name}{{{labels}}} {longest_s}")
         })?;
-        let name = "handler_nacked_total";
-        head(out, name, COUNTER, "Runs that ended with a nack.")?;
-        self.each_handler(|shard, handler, counters| {
-            for (reason, count) in REASON_NAMES.iter().zip(counters.nacked_by_reason) {
-                // Most reasons are never a handler's own.
-                if count > 0 {
-                    let handler = Label(handler);
+        type Reasons = fn(&HandlerCounters) -> &[u64; REASONS];
+        let families: [(&str, &str, Reasons); 2] = [
+            (
+                "handler_nacked_total",
+                "Runs that ended with a nack.",
+                |it| &it.nacked_by_reason,
+            ),
+            (
+                "handler_refused_total",
+                "Messages nacked without a run.",
+                |it| &it.refused_by_reason,
+            ),
+        ];
+        for (name, help, of) in families {
+            head(out, name, COUNTER, help)?;
+            self.each_handler(|shard, handler, counters| {
+                let handler = Label(handler);
+                // Most reasons never come about.
+                let counts = REASON_NAMES.iter().zip(of(counters));
+                for (reason, count) in counts.filter(|(_, count)| **count > 0) {
                     let labels =
                         format!("shard=\"{shard}\",handler=\"{handler}\",reason=\"{reason}\"");
                     writeln!(out, "corelane_{name}{{{labels}}} {count}")?;
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn each_handler(
@@ -143,7 +181,7 @@ struct Family {
 }
 
 /// Taken apart, so that a new counter that is not shown does not compile.
-fn families(counters: &Counters) -> [(Family, u64); 31] {
+fn families(counters: &Counters) -> [(Family, u64); 40] {
     let Counters {
         accepted,
         handled,
@@ -163,7 +201,16 @@ fn families(counters: &Counters) -> [(Family, u64); 31] {
         blocking_most,
         batched,
         batches,
+        batched_now,
+        batched_most,
         outstanding_now,
+        outstanding_most,
+        inbox_now,
+        inbox_most,
+        ring_now,
+        ring_most,
+        outgoing_now,
+        outgoing_most,
         late_answers,
         malformed,
         inline_overruns,
@@ -228,11 +275,16 @@ fn families(counters: &Counters) -> [(Family, u64); 31] {
         total("blocking_total", "Messages handed to the pool.", blocking),
         gauge("blocking", "Those not answered yet.", blocking_now),
         gauge("blocking_most", "The most of them at once.", blocking_most),
-        gauge(
-            "outstanding",
-            "Calls without an answer yet.",
-            outstanding_now,
-        ),
+        gauge("batched", "Messages that wait for batches.", batched_now),
+        gauge("batched_most", "The most of them at once.", batched_most),
+        gauge("outstanding", "Calls without an answer.", outstanding_now),
+        gauge("outstanding_most", "The most at once.", outstanding_most),
+        gauge("inbox", "Submissions that wait.", inbox_now),
+        gauge("inbox_most", "The most of them found.", inbox_most),
+        gauge("ring", "What waits in the fullest ring.", ring_now),
+        gauge("ring_most", "The most found in one.", ring_most),
+        gauge("outgoing", "What the fullest outbox holds.", outgoing_now),
+        gauge("outgoing_most", "The most in one.", outgoing_most),
         total(
             "late_answers_total",
             "Answers dropped as late or foreign.",
@@ -289,20 +341,15 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
     writeln!(out, "# TYPE corelane_{name} {kind}")
 }
 
-fn summary(out: &mut String, name: &str, handler: &str, ns: &Histogram<u64>) -> fmt::Result {
-    let handler = Label(handler);
-    for (quantile, label) in QUANTILES {
+fn summary(out: &mut String, name: &str, label: &str, ns: &Histogram<u64>) -> fmt::Result {
+    for (quantile, text) in QUANTILES {
         let seconds = ns.value_at_quantile(quantile) as f64 / NS_PER_S;
-        let labels = format!("handler=\"{handler}\",quantile=\"{label}\"");
+        let labels = format!("{label},quantile=\"{text}\"");
         writeln!(out, "corelane_{name}{{{labels}}} {seconds}")?;
     }
     let sum_s = ns.mean() * ns.len() as f64 / NS_PER_S;
-    writeln!(out, "corelane_{name}_sum{{handler=\"{handler}\"}} {sum_s}")?;
-    writeln!(
-        out,
-        "corelane_{name}_count{{handler=\"{handler}\"}} {}",
-        ns.len()
-    )
+    writeln!(out, "corelane_{name}_sum{{{label}}} {sum_s}")?;
+    writeln!(out, "corelane_{name}_count{{{label}}} {}", ns.len())
 }
 
 /// A label's value: backslash, quote and line feed are escaped, and nothing else is to be.
@@ -342,6 +389,7 @@ mod tests {
                 recorder.record_read_to_reply(handler, 2_000_000);
             }
             recorder.record_round_trip(7, 3_000);
+            recorder.record_turn(4_000_000);
             snapshot.add(shard as usize, &recorder.take(Blank::new(names.len())));
         }
         snapshot.set_silent(vec![1]);
@@ -430,6 +478,7 @@ mod tests {
             "corelane_handler_runs_total{shard=\"0\",handler=\"echo\"} 1",
             "corelane_handler_longest_inline_seconds{shard=\"0\",handler=\"echo\"} 0.0015",
             "corelane_in_handler_seconds_count{handler=\"echo\"} 2",
+            "corelane_turn_seconds_count{shard=\"1\"} 1",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
         }

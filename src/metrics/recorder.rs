@@ -123,6 +123,33 @@ impl Recorder {
         }
     }
 
+    /// Counts that a message was nacked without a run. An index without a name is ignored.
+    pub fn record_refusal(&mut self, handler: usize, reason: u16) {
+        if let Some(current) = self.current.handlers.get_mut(handler) {
+            let known = usize::from(reason) < REASONS;
+            let reason = if known { usize::from(reason) } else { 0 };
+            current.counters.refused_by_reason[reason] += 1;
+        }
+    }
+
+    /// Counts that a message was dropped without a run, or stopped in it. An index without a name
+    /// is ignored.
+    pub fn record_stop(&mut self, handler: usize, has_begun: bool) {
+        if let Some(current) = self.current.handlers.get_mut(handler) {
+            current.counters.indeterminate += u64::from(has_begun);
+            current.counters.lost += u64::from(!has_begun);
+        }
+    }
+
+    /// Takes down how many messages of a handler are under way, and the most that were. An index
+    /// without a name is ignored.
+    pub fn record_under_way(&mut self, handler: usize, now: usize, most: usize) {
+        if let Some(current) = self.current.handlers.get_mut(handler) {
+            current.counters.under_way_now = now as u64;
+            current.counters.under_way_most = most as u64;
+        }
+    }
+
     /// Records the time from reading a message to its reply standing in the write buffer. An index
     /// without a name is ignored.
     #[inline]
@@ -158,6 +185,12 @@ impl Recorder {
         );
     }
 
+    /// Records how long a turn of the shard took.
+    #[inline]
+    pub fn record_turn(&mut self, ns: u64) {
+        record(&mut self.current.turns, &mut self.spare.turns, ns);
+    }
+
     /// Hands out what was recorded since the last `take`, and goes on in `blank`.
     ///
     /// Moves a few pointers per handler and called key; does not allocate, clear or copy a
@@ -167,8 +200,13 @@ impl Recorder {
         let Blank(mut next) = blank;
         next.handlers
             .resize_with(self.names.len(), HandlerInterval::default);
-        let filled = self.current.handlers.iter().zip(&mut self.spare.handlers);
+        let filled = self
+            .current
+            .handlers
+            .iter_mut()
+            .zip(&mut self.spare.handlers);
         for (next, (filled, spare)) in next.handlers.iter_mut().zip(filled) {
+            filled.counters.add_up();
             next.counters = filled.counters;
             lend(&mut next.in_handler, &mut spare.in_handler);
             lend(&mut next.read_to_reply, &mut spare.read_to_reply);
@@ -176,6 +214,7 @@ impl Recorder {
         for (next, spare) in next.round_trips.iter_mut().zip(&mut self.spare.round_trips) {
             lend(next, spare);
         }
+        lend(&mut next.turns, &mut self.spare.turns);
         next.called_keys.clear();
         next.called_keys
             .extend_from_slice(&self.current.called_keys);
@@ -215,6 +254,7 @@ pub struct Interval {
     pub(super) called_keys: Vec<u64>,
     /// By the place in `called_keys`, and [`OTHERS`]. Always `CALLED_KEYS_MAX + 1` long.
     pub(super) round_trips: Vec<Slot>,
+    pub(super) turns: Slot,
 }
 
 #[derive(Debug, Default)]
@@ -238,7 +278,11 @@ impl Interval {
         let handlers = self.handlers.iter_mut();
         let slots =
             handlers.flat_map(|handler| [&mut handler.in_handler, &mut handler.read_to_reply]);
-        for histogram in slots.chain(&mut self.round_trips).flatten() {
+        for histogram in slots
+            .chain(&mut self.round_trips)
+            .chain([&mut self.turns])
+            .flatten()
+        {
             // An unused one is empty already; looking is cheaper than clearing.
             if !histogram.is_empty() {
                 histogram.reset();
@@ -255,6 +299,7 @@ impl Interval {
             handlers: Vec::new(),
             called_keys: Vec::with_capacity(CALLED_KEYS_MAX),
             round_trips: Vec::new(),
+            turns: None,
         };
         interval
             .handlers
@@ -351,11 +396,12 @@ mod tests {
         assert!(!recorder.record_inline_run(0, 5, 100_000));
         let interval = recorder.take(Blank::new(2));
         let expected = HandlerCounters {
-            nacked_by_reason: [0; REASONS],
+            accepted: 3,
+            handled: 3,
             runs: 3,
             overruns: 1,
-            demotions: 0,
             longest_inline_ns: 100_001,
+            ..HandlerCounters::default()
         };
         assert_eq!(interval.handlers[0].counters, expected);
         assert_eq!(interval.counters().inline_overruns, 1);

@@ -34,6 +34,8 @@ pub struct ShardReport {
     /// Totals since it started.
     #[serde(flatten)]
     pub counters: Counters,
+    /// [`Metric::Turn`]; none if it had nothing to do yet.
+    pub turn_ns: Option<Latency>,
     /// The handlers that have run on it.
     pub handlers: Vec<ShardHandlerReport>,
 }
@@ -128,6 +130,7 @@ impl Snapshot {
         ShardReport {
             shard,
             counters: self.shards()[shard],
+            turn_ns: self.turns(shard).map(Latency::from),
             handlers: has_run
                 .map(|(name, counters)| ShardHandlerReport {
                     name: name.to_owned(),

@@ -35,6 +35,8 @@ pub struct Snapshot {
     /// By called key; sorted, so that tables and dumps have one order.
     round_trips: BTreeMap<u64, Slot>,
     other_round_trips: Slot,
+    /// By shard.
+    turns: Vec<Slot>,
     silent: Vec<usize>,
 }
 
@@ -56,8 +58,8 @@ pub struct HandlerView<'a> {
 pub struct Series<'a> {
     /// What is measured.
     pub metric: Metric,
-    /// The handler's name; for a called key without a known name its 16 hex digits; for the called
-    /// keys beyond the bound [`OTHER_HANDLERS`].
+    /// The handler's name; for turns the shard as `shard-0`; for a called key without a known name
+    /// its 16 hex digits; for the called keys beyond the bound [`OTHER_HANDLERS`].
     pub handler: Cow<'a, str>,
     /// Nanoseconds; never empty.
     pub histogram: &'a Histogram<u64>,
@@ -75,6 +77,7 @@ impl Snapshot {
             handlers,
             round_trips: BTreeMap::new(),
             other_round_trips: None,
+            turns: vec![None; shards],
             silent: Vec::new(),
             names,
         }
@@ -101,6 +104,7 @@ impl Snapshot {
             merge_slot(self.round_trips.entry(*key).or_default(), new);
         }
         merge_slot(&mut self.other_round_trips, &interval.round_trips[OTHERS]);
+        merge_slot(&mut self.turns[shard], &interval.turns);
     }
 
     /// Empties the histograms and keeps their storage, for the next interval. Counters stay: they
@@ -116,6 +120,7 @@ impl Snapshot {
             .chain([&mut self.other_round_trips]);
         handlers
             .chain(called)
+            .chain(&mut self.turns)
             .flatten()
             .for_each(|histogram| histogram.reset());
     }
@@ -177,8 +182,14 @@ impl Snapshot {
         names.zip(counters.copied())
     }
 
-    /// Every histogram in which something was recorded: the served handlers' by index, then the
-    /// called handlers' by key. Its items are what a dump writes, a tag each.
+    /// How long the turns of a shard took, in nanoseconds: [`Metric::Turn`]. None if it had nothing
+    /// to do yet, or there is no such shard.
+    pub fn turns(&self, shard: usize) -> Option<&Histogram<u64>> {
+        self.turns.get(shard).and_then(recorded)
+    }
+
+    /// Every histogram in which something was recorded: the served handlers' by index, the called
+    /// handlers' by key, the turns by shard. Its items are what a dump writes, a tag each.
     pub fn series(&self) -> impl Iterator<Item = Series<'_>> {
         let served = self.handlers().flat_map(|view| {
             let metrics = [
@@ -193,8 +204,13 @@ impl Snapshot {
             .map(|(key, slot)| (self.key_name(*key), slot));
         let called = called.chain([(Cow::Borrowed(OTHER_HANDLERS), &self.other_round_trips)]);
         let called = called.map(|(name, slot)| (Metric::RoundTrip, name, recorded(slot)));
+        let turns = self.turns.iter().enumerate().map(|(shard, slot)| {
+            let name = Cow::Owned(format!("shard-{shard}"));
+            (Metric::Turn, name, recorded(slot))
+        });
         served
             .chain(called)
+            .chain(turns)
             .filter_map(|(metric, handler, histogram)| {
                 Some(Series {
                     metric,
@@ -319,11 +335,12 @@ mod tests {
         assert_eq!(snapshot.total().handled, 12);
         let echo = snapshot.handlers().next().unwrap();
         let expected = HandlerCounters {
-            nacked_by_reason: Default::default(),
+            accepted: 3,
+            handled: 3,
             runs: 3,
             overruns: 2,
-            demotions: 0,
             longest_inline_ns: 2_000,
+            ..HandlerCounters::default()
         };
         assert_eq!(echo.counters, expected);
         assert_eq!(echo.in_handler.map(Histogram::len), Some(1));

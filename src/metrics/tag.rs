@@ -19,6 +19,9 @@ pub enum Metric {
     ReadToReply,
     /// Calling side: from the send to the answer, by called handler.
     RoundTrip,
+    /// By shard: from the beginning of a turn that found something to do, or let tasks run, to its
+    /// end. For so long a shard looks at nothing new.
+    Turn,
 }
 
 impl Metric {
@@ -28,6 +31,7 @@ impl Metric {
             Metric::InHandler => "in_handler",
             Metric::ReadToReply => "read_to_reply",
             Metric::RoundTrip => "round_trip",
+            Metric::Turn => "turn",
         }
     }
 }

@@ -107,6 +107,11 @@ impl<T> Inbox<T> {
         self.receiver.try_recv().ok()
     }
 
+    /// How much waits.
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()

@@ -25,6 +25,8 @@ pub struct Mesh<T> {
     capacity: usize,
     /// Something was staged or taken since the last publication.
     has_news: bool,
+    /// The most items that were found in one ring.
+    most_waiting: usize,
 }
 
 /// The rings to one other shard and from it.
@@ -55,6 +57,7 @@ impl<T> Mesh<T> {
             lanes: vec![None],
             capacity: 0,
             has_news: false,
+            most_waiting: 0,
         }
     }
 
@@ -108,7 +111,9 @@ impl<T> Mesh<T> {
         let Some(lane) = &mut self.lanes[shard] else {
             return 0;
         };
-        let wanted = lane.to_answer.len().min(most);
+        let waiting = lane.to_answer.len();
+        self.most_waiting = self.most_waiting.max(waiting);
+        let wanted = waiting.min(most);
         let count = lane.answered.room(wanted);
         lane.to_answer.take(count, into);
         lane.has_taken |= count > 0;
@@ -130,10 +135,19 @@ impl<T> Mesh<T> {
             return 0;
         };
         let count = lane.given_back.len();
+        self.most_waiting = self.most_waiting.max(count);
         lane.given_back.take(count, into);
         lane.has_taken |= count > 0;
         self.has_news |= count > 0;
         count
+    }
+
+    /// What waits now in the fullest of the rings that this shard reads, and the most that it found
+    /// in one as it took from it.
+    pub fn waiting(&self) -> (usize, usize) {
+        let lanes = self.lanes.iter().flatten();
+        let rings = lanes.flat_map(|lane| [lane.to_answer.len(), lane.given_back.len()]);
+        (rings.max().unwrap_or(0), self.most_waiting)
     }
 
     /// Lets the other shards have what is staged, and wakes those that sleep.
@@ -317,6 +331,7 @@ impl<T> Joining<T> {
             lanes,
             capacity,
             has_news: false,
+            most_waiting: 0,
         })
     }
 }

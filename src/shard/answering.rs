@@ -101,9 +101,12 @@ impl Core {
             }
             Dispatch::Nacked(handler, reason) => {
                 self.recorder.counters.count_nack(reason.to_u16());
-                if let Some(handler) = handler {
-                    self.recorder.record_nack(handler, reason.to_u16());
-                    self.record_inline(handler, read, header.kind);
+                match handler {
+                    Some(handler) => {
+                        self.recorder.record_nack(handler, reason.to_u16());
+                        self.record_inline(handler, read, header.kind);
+                    }
+                    None => self.record_refusal(&header, reason),
                 }
             }
             Dispatch::Spawn(spawning) => {
@@ -130,7 +133,7 @@ impl Core {
                 };
                 self.join_batch(handler, waiting, message.payload_bytes());
             }
-            Dispatch::NoRoom => self.recorder.counters.lost += 1,
+            Dispatch::NoRoom => self.lose(&header),
         }
     }
 
@@ -185,9 +188,26 @@ impl Core {
         text: &str,
     ) {
         if header.kind != Kind::OneWay && !nack(outbox, header.correlation, reason, text) {
-            self.recorder.counters.lost += 1;
+            self.lose(header);
         } else {
             self.recorder.counters.count_nack(reason.to_u16());
+            self.record_refusal(header, reason);
+        }
+    }
+
+    /// A message was nacked before its handler ran: it is counted for the shard already.
+    pub(super) fn record_refusal(&mut self, header: &Header, reason: Reason) {
+        if let Some(handler) = self.registry.index_of(header.handler) {
+            self.recorder.record_refusal(handler, reason.to_u16());
+        }
+    }
+
+    /// A message is dropped: there is no room for its answer.
+    #[cold]
+    fn lose(&mut self, header: &Header) {
+        self.recorder.counters.lost += 1;
+        if let Some(handler) = self.registry.index_of(header.handler) {
+            self.recorder.record_stop(handler, false);
         }
     }
 
@@ -395,11 +415,12 @@ impl Core {
             Some(Err(failure)) => {
                 let reason = failure.reason.to_u16();
                 self.recorder.counters.count_nack(reason);
-                if end.ran.is_somewhere() {
-                    self.recorder.record_nack(end.handler, reason);
+                match end.ran.is_somewhere() {
+                    true => self.recorder.record_nack(end.handler, reason),
+                    false => self.recorder.record_refusal(end.handler, reason),
                 }
             }
-            None => self.count_stopped(end.ran),
+            None => self.count_stopped(end.ran, end.handler),
         }
     }
 }
@@ -407,7 +428,8 @@ impl Core {
 impl Core {
     /// A message has ended without an answer: what has begun may have done anything.
     #[cold]
-    fn count_stopped(&mut self, ran: Ran) {
+    fn count_stopped(&mut self, ran: Ran, handler: usize) {
+        self.recorder.record_stop(handler, ran.is_somewhere());
         let counters = &mut self.recorder.counters;
         counters.stopped += 1;
         match ran {

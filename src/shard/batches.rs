@@ -20,6 +20,7 @@ pub(super) struct Batches {
     /// When the first of them is to run at the latest.
     next_due: Option<Instant>,
     waiting: usize,
+    most_waiting: usize,
     /// Messages whose batch has run, and that are not answered.
     unanswered: usize,
     /// Answers of the batch that runs; kept for its memory.
@@ -31,6 +32,7 @@ struct Collected {
     waiting: Vec<Waiting>,
     bytes: usize,
     due: Option<Instant>,
+    most: usize,
 }
 
 /// A message that waits for its batch; its payload is with the handler.
@@ -50,6 +52,7 @@ impl Batches {
             collected: (0..handlers).map(|_| Collected::default()).collect(),
             next_due: None,
             waiting: 0,
+            most_waiting: 0,
             unanswered: 0,
             told: Vec::new(),
         }
@@ -59,6 +62,17 @@ impl Batches {
     #[inline]
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.next_due
+    }
+
+    /// The most messages that have waited at once.
+    pub(super) fn most_waiting(&self) -> usize {
+        self.most_waiting
+    }
+
+    /// A handler's messages that wait, and the most that have at once.
+    pub(super) fn waiting_for(&self, handler: usize) -> (usize, usize) {
+        let collected = self.collected.get(handler);
+        collected.map_or((0, 0), |it| (it.waiting.len(), it.most))
     }
 
     /// Messages that wait, and messages that have run and are not answered.
@@ -104,7 +118,9 @@ impl Core {
         }
         collected.waiting.push(waiting);
         collected.bytes += bytes;
+        collected.most = collected.most.max(collected.waiting.len());
         batches.waiting += 1;
+        batches.most_waiting = batches.most_waiting.max(batches.waiting);
         if collected.waiting.len() >= limits.count_max || collected.bytes >= limits.bytes_max {
             self.run_batch(handler);
         }
@@ -189,6 +205,7 @@ impl Core {
             waiting,
             bytes: 0,
             due: None,
+            most: collected.most,
         };
         self.batches.find_next_due();
     }

@@ -6,7 +6,7 @@ use quanta::Instant;
 
 use super::{Command, Core, Drained, Draining, Phase, Shard};
 use crate::{
-    engine::Engine,
+    engine::{Engine, Outgoing},
     metrics::Blank,
     wire::{Header, Kind},
 };
@@ -22,7 +22,7 @@ impl<E: Engine> Shard<E> {
             count += 1;
             match command {
                 Command::Measure { blank, reply } => {
-                    self.core.gauge();
+                    self.core.gauge(self.engine.outgoing());
                     let interval = self.core.recorder.take(*blank);
                     let _ = reply.send((self.core.info.shard, interval, self.core.called_names()));
                 }
@@ -90,7 +90,7 @@ impl<E: Engine> Shard<E> {
         core.phase = Phase::Over;
         self.give_up();
         for told in done {
-            let _ = told.send(self.core.last_words());
+            let _ = told.send(self.core.last_words(self.engine.outgoing()));
         }
     }
 }
@@ -123,20 +123,39 @@ impl Core {
     }
 
     /// Takes down how much there is of what comes and goes.
-    fn gauge(&mut self) {
+    fn gauge(&mut self, outgoing: Outgoing) {
+        for handler in 0..self.recorder.names().len() {
+            let (running, running_most) = self.registry.under_way(handler);
+            let (waiting, waiting_most) = self.batches.waiting_for(handler);
+            let most = running_most.max(waiting_most);
+            let recorder = &mut self.recorder;
+            recorder.record_under_way(handler, running + waiting, most);
+        }
         let counters = &mut self.recorder.counters;
         counters.spawned_now = self.tasks.live() as u64;
         counters.spawned_most = self.tasks.most_handlers() as u64;
         counters.blocking_now = self.jobs.under_way_on_pool() as u64;
         counters.blocking_most = self.jobs.most_on_pool() as u64;
-        counters.outstanding_now = self.side.caller.borrow().outstanding() as u64;
+        counters.batched_now = self.batches.under_way().0 as u64;
+        counters.batched_most = self.batches.most_waiting() as u64;
+        let caller = self.side.caller.borrow();
+        counters.outstanding_now = caller.outstanding() as u64;
+        counters.outstanding_most = caller.most_outstanding() as u64;
+        counters.inbox_now = self.submissions.len() as u64;
+        counters.inbox_most = self.inbox_most as u64;
+        let (now, most) = self.crossing.waiting();
+        (counters.ring_now, counters.ring_most) = (now as u64, most as u64);
+        counters.outgoing_now = outgoing.now as u64;
+        counters.outgoing_most = outgoing.most as u64;
     }
 
-    fn last_words(&mut self) -> Drained {
-        self.gauge();
+    fn last_words(&mut self, outgoing: Outgoing) -> Drained {
+        self.gauge(outgoing);
         self.recorder.counters.spawned_now = 0;
         self.recorder.counters.blocking_now = 0;
         self.recorder.counters.outstanding_now = 0;
+        self.recorder.counters.batched_now = 0;
+        self.recorder.counters.outgoing_now = 0;
         Drained {
             shard: self.info.shard,
             counters: self.recorder.counters,

@@ -130,6 +130,11 @@ impl Crossing {
         is_home && self.held == 0 && self.mesh.is_published()
     }
 
+    /// What waits in the fullest ring to this shard, and the most that did.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        self.mesh.waiting()
+    }
+
     /// Messages that had no room anywhere.
     pub(super) fn held(&self) -> usize {
         self.held
@@ -251,8 +256,9 @@ impl Core {
             }
             Dispatch::Nacked(handler, reason) => {
                 self.recorder.counters.count_nack(reason.to_u16());
-                if let Some(handler) = handler {
-                    self.recorder.record_nack(handler, reason.to_u16());
+                match handler {
+                    Some(handler) => self.recorder.record_nack(handler, reason.to_u16()),
+                    None => self.record_refusal(&header, reason),
                 }
                 handler
             }

@@ -130,6 +130,8 @@ struct Core {
     /// Replies written in this turn: whose, and when its message was read.
     replied: Vec<(usize, Instant)>,
     submissions: Inbox<Submission>,
+    /// The most submissions that were found waiting.
+    inbox_most: usize,
     commands: Inbox<Command>,
     doorbell: Arc<Doorbell>,
     /// How often the doorbell had been rung when the inboxes were last emptied.
@@ -230,6 +232,7 @@ impl<E: Engine> Shard<E> {
             read_at: None,
             replied: Vec::new(),
             submissions,
+            inbox_most: 0,
             commands,
             doorbell,
             // None yet: the first turn looks.

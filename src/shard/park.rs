@@ -31,7 +31,7 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{Core, Shard, Spawner};
+use super::{Core, Shard, Spawner, turn::nanos};
 use crate::{config::Idle, engine::Engine, error::StartError};
 
 /// Memory that a process must be allowed to lock: glommio refuses to start below this.
@@ -115,13 +115,21 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
     let bell = Bell::new();
     let mut idle_since = None;
     let mut executor_ran_at = clock.now();
+    // When the turn began that is to be recorded; one read of the clock ends it, and begins the
+    // next.
+    let mut began = None;
     loop {
         let now = clock.now();
+        shard.core.record_turn(began.take(), now);
         let turn = shard.turn(now);
         if turn.is_over {
             return;
         }
+        began = turn.worked.then_some(now);
         if shard.core.tasks.live() > 0 {
+            if shard.core.tasks.has_ready() {
+                began = Some(now);
+            }
             if now.saturating_duration_since(executor_ran_at) >= EXECUTOR_INTERVAL {
                 executor_ran_at = now;
                 glommio::executor().yield_task_queue_now().await;
@@ -142,6 +150,10 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
             // A task that wakes itself: the executor comes first.
             Step::Park if shard.core.tasks.has_ready() => {}
             Step::Park => {
+                if began.is_some() {
+                    // The sleep is no part of the turn.
+                    shard.core.record_turn(began.take(), clock.now());
+                }
                 let until = shard.next_wake(now);
                 if let Some(bell) = &bell {
                     bell.quieten();
@@ -245,6 +257,15 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Core {
+    /// A turn that worked is over.
+    #[inline]
+    fn record_turn(&mut self, began: Option<Instant>, ended: Instant) {
+        if let Some(began) = began {
+            let took = ended.saturating_duration_since(began);
+            self.recorder.record_turn(nanos(took));
+        }
+    }
+
     fn leave_parking(&mut self) {
         self.recorder.counters.woken += u64::from(self.doorbell.leave());
     }

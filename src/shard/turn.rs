@@ -67,6 +67,7 @@ impl<E: Engine> Shard<E> {
         }
         let commands = self.obey_commands(now);
         let connects = self.take_connects(now);
+        self.core.inbox_most = self.core.inbox_most.max(self.core.submissions.len());
         let submissions = self.take_submissions(now);
         let finished = self.core.take_finished_jobs();
         // Full measure: there may be more, and nobody rings for it again.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, os::fd::BorrowedFd, rc::Rc};
 
 use corelane::{
     config::Endpoint,
-    engine::{ConnectionId, Engine, Event, sim::Sim},
+    engine::{ConnectionId, Engine, Event, Outgoing, sim::Sim},
     error::EngineError,
     wire::Outbox,
 };
@@ -82,6 +82,10 @@ impl Engine for Tampered {
 
     fn flush(&mut self, now: Instant) -> usize {
         self.inner.flush(now)
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.inner.outgoing()
     }
 
     fn is_flushed(&self) -> bool {

@@ -158,12 +158,20 @@ fn shards(before: Option<&Answer>, now: &Answer, rates: Rates) -> Table {
         "tasks",
         "pool",
         "overruns",
+        "turn p99 µs",
+        "max µs",
     ]);
     for shard in &now.report.shards {
         let earlier = before.and_then(|it| it.report.shards.get(shard.shard));
         let old = earlier.map(|it| it.counters).unwrap_or_default();
         let new = shard.counters;
         let rate = |of: fn(&Counters) -> u64| rates.cell(of(&old), of(&new));
+        let turn = |of: fn(&Latency) -> u64| {
+            shard
+                .turn_ns
+                .as_ref()
+                .map_or(String::new(), |it| us(of(it)))
+        };
         let is_silent = now.report.silent_shards.contains(&shard.shard);
         table.add_row([
             format!("{}{}", shard.shard, if is_silent { " !" } else { "" }),
@@ -176,6 +184,8 @@ fn shards(before: Option<&Answer>, now: &Answer, rates: Rates) -> Table {
             new.spawned_now.to_string(),
             new.blocking_now.to_string(),
             new.inline_overruns.to_string(),
+            turn(|it| it.p99),
+            turn(|it| it.max),
         ]);
     }
     table
@@ -201,7 +211,6 @@ fn handlers(before: Option<&Answer>, now: &Answer, rates: Rates) -> Table {
         let old = earlier.get(name).copied().unwrap_or_default();
         let new = handler.counters;
         let latency = handler.in_handler_ns;
-        let us = |ns: u64| format!("{:.1}", ns as f64 / 1e3);
         let percentile =
             |of: fn(&Latency) -> u64| latency.as_ref().map_or(String::new(), |it| us(of(it)));
         table.add_row([
@@ -218,6 +227,10 @@ fn handlers(before: Option<&Answer>, now: &Answer, rates: Rates) -> Table {
         ]);
     }
     table
+}
+
+fn us(ns: u64) -> String {
+    format!("{:.1}", ns as f64 / 1e3)
 }
 
 fn table(heads: &[&str]) -> Table {

@@ -32,7 +32,7 @@ use rustc_hash::FxHashSet;
 use rustix::{event::epoll, time::Timespec};
 
 use self::{accepted::Router, dialed::Dealer};
-use super::{ConnectionId, Engine, EngineOptions, Event, Slots};
+use super::{ConnectionId, Engine, EngineOptions, Event, Outgoing, Slots};
 use crate::{config::Endpoint, error::EngineError, wire::Outbox};
 
 /// libzmq's context, with its I/O threads; all shards of a runtime share one.
@@ -69,6 +69,8 @@ pub struct Libzmq {
     /// Accepted peers that a flush found gone; the next poll tells.
     gone: Vec<ConnectionId>,
     frames: FrameSlots,
+    /// The most messages that stood in one outbox as it was flushed.
+    outgoing_most: usize,
 }
 
 /// A connection: how its messages leave, and what waits to.
@@ -113,6 +115,7 @@ impl Libzmq {
             ready: Once::default(),
             dirty: Once::default(),
             gone: Vec::new(),
+            outgoing_most: 0,
             frames: FrameSlots {
                 routing_id: zmq::Message::new(),
                 header: zmq::Message::new(),
@@ -292,6 +295,8 @@ impl Engine for Libzmq {
             let Some(link) = self.links.get_mut(id) else {
                 continue;
             };
+            let waiting = link.outbox().map_or(0, |outbox| outbox.messages());
+            self.outgoing_most = self.outgoing_most.max(waiting);
             let (sent, token) = match (&mut *link, &self.router) {
                 (Link::Dialed(dealer), _) => (dealer.flush(), Token::Dealer(id)),
                 (Link::Accepted(peer), Some(router)) => match router.flush(peer) {
@@ -317,6 +322,15 @@ impl Engine for Libzmq {
             }
         }
         taken
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        let links = self.links.iter();
+        let outboxes = links.filter_map(|(id, _)| self.look(id));
+        Outgoing {
+            now: outboxes.map(Outbox::messages).max().unwrap_or(0),
+            most: self.outgoing_most,
+        }
     }
 
     fn is_flushed(&self) -> bool {

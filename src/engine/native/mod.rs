@@ -53,7 +53,7 @@ use self::{
     poller::{Interest, Poller, Ready, Token},
     resolve::Mailbox,
 };
-use super::{ConnectionId, Engine, EngineOptions, Event, Slots};
+use super::{ConnectionId, Engine, EngineOptions, Event, Outgoing, Slots};
 use crate::{
     config::{Endpoint, Host},
     error::{EngineError, Lost},
@@ -114,6 +114,8 @@ struct Io {
     options: EngineOptions,
     /// Accepted connections in their handshake.
     greeting: usize,
+    /// The most messages that stood in one outbox as it was written.
+    outgoing_most: usize,
     stats: IoStats,
 }
 
@@ -151,6 +153,7 @@ impl Native {
                 buffers: Buffers::new(options.buffered_bytes_max),
                 options,
                 greeting: 0,
+                outgoing_most: 0,
                 stats: IoStats::default(),
             },
             listeners: Vec::new(),
@@ -280,6 +283,14 @@ impl Engine for Native {
             messages += self.flush_one(id, now);
         }
         messages
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        let outboxes = self.links.iter().map(|(_, link)| link.outbox.messages());
+        Outgoing {
+            now: outboxes.max().unwrap_or(0),
+            most: self.io.outgoing_most,
+        }
     }
 
     fn is_flushed(&self) -> bool {

@@ -25,6 +25,7 @@ impl Link {
         if !matches!(self.phase, Phase::Up | Phase::Greeting { .. }) {
             return Ok(0);
         }
+        io.outgoing_most = io.outgoing_most.max(self.outbox.messages());
         let mut messages = 0;
         let mut is_open = true;
         while is_open && self.has_pending() {
