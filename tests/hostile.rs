@@ -8,6 +8,7 @@ mod plain;
 
 use std::{
     cell::Cell,
+    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -20,10 +21,11 @@ use corelane::{
     Config, Runtime,
     client::Peer,
     config::{EngineKind, IdleStrategy},
+    error::{CallError, Indeterminate},
     handler::inline_raw,
     wire::{HandlerKey, Header, Kind},
 };
-use plain::{COMMAND, MORE, Plain, Said, frame, greeting, head, introduction, ping};
+use plain::{COMMAND, MORE, Plain, Said, frame, greeting, head, introduction, ping, ready};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 const HOSTILE: usize = 1_000;
@@ -294,4 +296,66 @@ fn attack(to: &corelane::config::Endpoint, stop: &AtomicBool, rounds: &AtomicU64
         thread::sleep(Duration::from_millis(1));
     }
     attacked
+}
+
+/// A server that sends what cannot be read is left, and its calls end; but it is dialed again, and
+/// whoever is there then is a peer like any other.
+#[test]
+fn a_server_whose_messages_cannot_be_read_is_left_and_dialed_again() {
+    for engine in [EngineKind::Native, EngineKind::Libzmq] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = format!("tcp://{}", listener.local_addr().unwrap());
+        let config = Config::default()
+            .with_engine(engine)
+            .with_shards(1)
+            .with_idle(IdleStrategy::Park)
+            .with_limits(|limits| limits.reconnect_max_ms = 100);
+        let caller = Runtime::builder(config).start().unwrap();
+        let peer = caller.client().connect(&at).unwrap();
+        let call = || {
+            let message = caller.client().message("echo").raw("x").to(&peer);
+            message.request().within(PATIENCE).send().unwrap()
+        };
+        for round in 0..3 {
+            let (mut bad, asked) = serve_one(&listener, call);
+            let junk = frame(0, b"junk").repeat(3);
+            bad.0.write(&junk);
+            let lost = Err(CallError::Indeterminate(Indeterminate::ConnectionLost));
+            assert_eq!(asked.wait(), lost, "{engine:?} {round}");
+            let (mut good, asked) = serve_one(&listener, call);
+            let header = Header::new(Kind::Response, good.1);
+            let answer = [frame(MORE, &header.encode()), frame(0, b"good")].concat();
+            good.0.write(&answer);
+            assert_eq!(asked.wait().as_deref(), Ok(&b"good"[..]), "{engine:?}");
+        }
+        let account = peer.account();
+        assert_eq!((account.handled, account.indeterminate), (3, 3));
+    }
+}
+
+/// Accepts a connection, has a call made, and reads it. Gives its correlation, too.
+fn serve_one<C>(listener: &TcpListener, call: impl Fn() -> C) -> ((Plain, u64), C) {
+    let began = Instant::now();
+    listener.set_nonblocking(true).unwrap();
+    let stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(_) => assert!(began.elapsed() < PATIENCE, "it is not dialed"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    let mut plain = Plain::accepted(stream);
+    plain.write(&[greeting(1), ready("ROUTER")].concat());
+    let call = call();
+    loop {
+        for said in plain.take_all() {
+            if let Said::Message(correlation, payload) = said
+                && payload == b"x"
+            {
+                return ((plain, correlation), call);
+            }
+        }
+        assert!(began.elapsed() < PATIENCE, "it is not called");
+        thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -1,8 +1,8 @@
 //! Calls through a network that delays, cuts into crumbs, and breaks: each ends once, and what
-//! peers account for adds up.
+//! peers account for adds up. And through one that swallows everything, or alters it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -10,15 +10,15 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use corelane::{
     Config, Runtime,
-    config::{EngineKind, IdleStrategy},
+    config::{EngineKind, IdleStrategy, LimitsConfig},
     error::{CallError, Indeterminate},
-    handler::inline_raw,
+    handler::{Handler, inline_raw, spawned},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -31,11 +31,26 @@ const PAYLOAD_BYTES_MAX: usize = 600;
 /// A connection is cut once so many bytes have gone through it, both ways together.
 const CUT_AFTER_BYTES_MAX: usize = 30_000;
 const CHUNK_BYTES_MAX: usize = 7;
+/// Likewise something is altered.
+const ALTERED_AFTER_BYTES_MAX: usize = 6_000;
+
+/// What befalls a connection now and then.
+#[derive(Clone, Copy, PartialEq)]
+enum Harm {
+    None,
+    /// It is cut.
+    Cut,
+    /// A bit flips, or some bytes are left out, and it goes on.
+    Alter,
+}
 
 /// Between a caller and a service. It ends when it is dropped.
 struct Proxy {
     endpoint: String,
+    /// How often harm was done.
     cuts: Arc<AtomicU64>,
+    /// Whether it forwards nothing and closes nothing.
+    swallows: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -45,20 +60,35 @@ struct Passage {
     streams: [TcpStream; 2],
     /// What was read from each.
     read: [VecDeque<u8>; 2],
+    /// Until the next harm.
     left_bytes: usize,
 }
 
 impl Proxy {
-    fn start(to: SocketAddr, seed: u64) -> Self {
+    fn start(to: SocketAddr, seed: u64, harm: Harm) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
-        let (cuts, stop) = (Arc::default(), Arc::default());
-        let (theirs, stopped) = (Arc::clone(&cuts), Arc::clone(&stop));
-        let thread = thread::spawn(move || pass(&listener, to, seed, &theirs, &stopped));
+        let (stop, swallows) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let cuts = Arc::<AtomicU64>::default();
+        let shared = (Arc::clone(&cuts), Arc::clone(&stop), Arc::clone(&swallows));
+        let thread = thread::spawn(move || {
+            let (cuts, stop, swallows) = shared;
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut passages = Vec::new();
+            while !stop.load(Relaxed) {
+                if swallows.load(Relaxed) {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                let done = pass(&listener, to, harm, &mut passages, &mut random);
+                cuts.fetch_add(done, Relaxed);
+            }
+        });
         Self {
             endpoint,
             cuts,
+            swallows,
             stop,
             thread: Some(thread),
         }
@@ -74,37 +104,41 @@ impl Drop for Proxy {
     }
 }
 
-fn pass(listener: &TcpListener, to: SocketAddr, seed: u64, cuts: &AtomicU64, stop: &AtomicBool) {
-    let mut random = SmallRng::seed_from_u64(seed);
-    let mut passages: Vec<Passage> = Vec::new();
-    while !stop.load(Relaxed) {
-        if let Ok((near, _)) = listener.accept()
-            && let Ok(far) = TcpStream::connect(to)
-        {
-            let streams = [near, far];
-            for stream in &streams {
-                stream.set_nonblocking(true).unwrap();
-                stream.set_nodelay(true).unwrap();
-            }
-            passages.push(Passage {
-                streams,
-                read: Default::default(),
-                left_bytes: random.random_range(1..CUT_AFTER_BYTES_MAX),
-            });
+/// Goes round once. Returns how often harm was done.
+fn pass(
+    listener: &TcpListener,
+    to: SocketAddr,
+    harm: Harm,
+    passages: &mut Vec<Passage>,
+    random: &mut SmallRng,
+) -> u64 {
+    if let Ok((near, _)) = listener.accept()
+        && let Ok(far) = TcpStream::connect(to)
+    {
+        let streams = [near, far];
+        for stream in &streams {
+            stream.set_nonblocking(true).unwrap();
+            stream.set_nodelay(true).unwrap();
         }
-        let before = passages.len();
-        passages.retain_mut(|it| it.go_on(&mut random));
-        cuts.fetch_add((before - passages.len()) as u64, Relaxed);
-        match random.random_range(0..50) {
-            0 => thread::sleep(Duration::from_micros(random.random_range(0..2_000))),
-            _ => thread::yield_now(),
-        }
+        passages.push(Passage {
+            streams,
+            read: Default::default(),
+            left_bytes: random.random_range(1..CUT_AFTER_BYTES_MAX),
+        });
     }
+    let before = passages.len();
+    let mut altered = 0;
+    passages.retain_mut(|it| it.go_on(harm, &mut altered, random));
+    match random.random_range(0..50) {
+        0 => thread::sleep(Duration::from_micros(random.random_range(0..2_000))),
+        _ => thread::yield_now(),
+    }
+    altered + (before - passages.len()) as u64
 }
 
 impl Passage {
     /// Moves a crumb each way. False once it is cut, in the middle of whatever there was.
-    fn go_on(&mut self, random: &mut SmallRng) -> bool {
+    fn go_on(&mut self, harm: Harm, altered: &mut u64, random: &mut SmallRng) -> bool {
         let mut buffer = [0; 4_096];
         for from in [0, 1] {
             match self.streams[from].read(&mut buffer) {
@@ -114,7 +148,17 @@ impl Passage {
                 Err(_) => return false,
             }
             let read = &mut self.read[from];
-            let bytes = random.random_range(1..=CHUNK_BYTES_MAX).min(read.len());
+            if harm == Harm::Alter && self.left_bytes == 0 && !read.is_empty() {
+                alter(read, random);
+                *altered += 1;
+                self.left_bytes = random.random_range(1..ALTERED_AFTER_BYTES_MAX);
+            }
+            let bytes_max = match harm {
+                Harm::Cut => CHUNK_BYTES_MAX,
+                // So that what is out of step is so for many messages.
+                Harm::None | Harm::Alter => buffer.len(),
+            };
+            let bytes = random.random_range(1..=bytes_max).min(read.len());
             let chunk: Vec<u8> = read.iter().take(bytes).copied().collect();
             match self.streams[1 - from].write(&chunk) {
                 Ok(written) => {
@@ -125,7 +169,15 @@ impl Passage {
                 Err(_) => return false,
             }
         }
-        self.left_bytes > 0
+        self.left_bytes > 0 || harm != Harm::Cut
+    }
+}
+
+/// Flips a bit, or leaves out some bytes.
+fn alter(bytes: &mut VecDeque<u8>, random: &mut SmallRng) {
+    match random.random() {
+        true => bytes[0] ^= 1 << random.random_range(0..8),
+        false => drop(bytes.drain(..random.random_range(1..=bytes.len().min(50)))),
     }
 }
 
@@ -160,7 +212,7 @@ fn through_a_bad_network(calling: EngineKind, serving: EngineKind, seed: u64) {
         .start()
         .unwrap();
     let to = service.endpoints()[0].trim_start_matches("tcp://");
-    let proxy = Proxy::start(to.parse().unwrap(), seed);
+    let proxy = Proxy::start(to.parse().unwrap(), seed, Harm::Cut);
     let caller = Runtime::builder(config(calling)).start().unwrap();
     let peer = caller.client().connect(&proxy.endpoint).unwrap();
 
@@ -244,4 +296,150 @@ fn native_to_libzmq() {
 #[test]
 fn libzmq_to_native() {
     through_a_bad_network(EngineKind::Libzmq, EngineKind::Native, 20);
+}
+
+fn echo() -> Handler {
+    inline_raw("echo", |payload, reply, _| {
+        reply.extend_from_slice(payload);
+        Ok(())
+    })
+}
+
+/// What a blackhole does, without one: nothing arrives, and nothing is closed.
+#[test]
+fn a_connection_that_is_half_open_is_lost_at_both_ends_and_made_again() {
+    let impatient = |limits: &mut LimitsConfig| {
+        limits.heartbeat_interval_ms = 100;
+        limits.heartbeat_timeout_ms = 300;
+        limits.handshake_ms = 300;
+    };
+    let hold = spawned("hold", |(): (), cx| async move {
+        cx.sleep(2 * PATIENCE).await;
+        Ok(())
+    });
+    let serving = config(EngineKind::Native).with_limits(impatient);
+    let service = Runtime::builder(serving.with_listen(["tcp://127.0.0.1:0"]))
+        .handlers([echo(), hold])
+        .start()
+        .unwrap();
+    let to = service.endpoints()[0].trim_start_matches("tcp://");
+    let proxy = Proxy::start(to.parse().unwrap(), 1, Harm::None);
+    let calling = config(EngineKind::Native).with_limits(impatient);
+    let caller = Runtime::builder(calling).start().unwrap();
+    let peer = caller.client().connect(&proxy.endpoint).unwrap();
+    let ask = |text: &'static str| {
+        let message = caller.client().message("echo").raw(text).to(&peer);
+        message.request().within(PATIENCE).send().unwrap()
+    };
+    let direct = caller.client().connect(&service.endpoints()[0]).unwrap();
+    let accepted = || {
+        let message = caller
+            .client()
+            .message("_peers")
+            .json_text("{}")
+            .to(&direct);
+        let answer = message.request().within(PATIENCE).wait().unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        answer["shards"][0]["accepted_total"].as_u64().unwrap()
+    };
+    for round in 0..3 {
+        assert_eq!(ask("before").wait(), Ok(Bytes::from("before")));
+        let held = caller.client().message("hold").json(&()).unwrap();
+        let held = held.to(&peer).request::<()>().within(PATIENCE);
+        let held = held.send().unwrap();
+        // It is there once what was sent behind it is answered.
+        assert_eq!(ask("behind").wait(), Ok(Bytes::from("behind")));
+        assert_eq!(accepted(), 2);
+        proxy.swallows.store(true, Relaxed);
+        let begun = Instant::now();
+        let lost = Err(CallError::Indeterminate(Indeterminate::ConnectionLost));
+        assert_eq!(held.wait(), lost, "round {round}");
+        assert!(begun.elapsed() < PATIENCE / 4, "long before its deadline");
+        eventually("it is lost at the other end", || accepted() == 1);
+        let waits = ask("waits");
+        proxy.swallows.store(false, Relaxed);
+        assert_eq!(waits.wait(), Ok(Bytes::from("waits")));
+    }
+    let account = peer.account();
+    assert_eq!((account.handled, account.indeterminate), (9, 3));
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "not reached: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// ZMTP has no checksum, so that an altered message may be another message. But whatever the bytes
+/// become, each call ends by its deadline, and both ends go on.
+#[test]
+fn bytes_that_are_altered_or_left_out_end_no_process_and_leave_no_call_waiting() {
+    const WITHIN: Duration = Duration::from_millis(100);
+    // Lengths that are not believed, and heartbeats that are missed, end what is out of step.
+    let narrow = |limits: &mut LimitsConfig| {
+        limits.message_bytes_max = 4_096;
+        limits.heartbeat_interval_ms = 50;
+        limits.heartbeat_timeout_ms = 150;
+        limits.handshake_ms = 150;
+    };
+    for (seed, calling, serving) in [
+        (30, EngineKind::Native, EngineKind::Native),
+        (31, EngineKind::Native, EngineKind::Native),
+        (32, EngineKind::Native, EngineKind::Libzmq),
+        (33, EngineKind::Libzmq, EngineKind::Native),
+    ] {
+        let service = Runtime::builder(
+            config(serving)
+                .with_limits(narrow)
+                .with_listen(["tcp://127.0.0.1:0"]),
+        )
+        .handler(echo())
+        .start()
+        .unwrap();
+        let to = service.endpoints()[0].trim_start_matches("tcp://");
+        let proxy = Proxy::start(to.parse().unwrap(), seed, Harm::Alter);
+        let caller = Runtime::builder(config(calling).with_limits(narrow))
+            .start()
+            .unwrap();
+        let peer = caller.client().connect(&proxy.endpoint).unwrap();
+        let mut ended: BTreeMap<&str, u64> = BTreeMap::new();
+        for n in 0..20 {
+            let calls: Vec<_> = (0..30)
+                .map(|at| {
+                    let payload = vec![at; PAYLOAD_BYTES_MAX / 2];
+                    let message = caller.client().message("echo").raw(payload).to(&peer);
+                    message.request().within(WITHIN).send().unwrap()
+                })
+                .collect();
+            let begun = Instant::now();
+            for call in calls {
+                let end = match call.wait() {
+                    Ok(_) => "answered",
+                    Err(CallError::Indeterminate(_)) => "indeterminate",
+                    Err(CallError::NotSent(_)) => "not sent",
+                    Err(CallError::Nack { .. }) => "nacked",
+                    Err(other) => panic!("seed {seed}: {other:?}"),
+                };
+                *ended.entry(end).or_default() += 1;
+            }
+            assert!(begun.elapsed() < PATIENCE, "seed {seed}, {n}");
+        }
+        let altered = proxy.cuts.load(Relaxed);
+        println!("seed {seed}: {altered} times altered; {ended:?}");
+        assert!(altered > 0 && ended["answered"] > 0, "seed {seed}");
+        // The shard counts an end at the deadline, to which the caller itself may come first.
+        let settled = || peer.account().settled() == peer.account().accepted;
+        eventually("all are accounted for", settled);
+        // Who comes by another way finds everything as it was.
+        let direct = caller.client().connect(&service.endpoints()[0]).unwrap();
+        let message = caller.client().message("echo").raw("whole").to(&direct);
+        let answer = message.request().within(PATIENCE).wait();
+        assert_eq!(answer, Ok(Bytes::from("whole")), "seed {seed}");
+        drop((peer, direct, caller));
+        let totals = service.drain();
+        let ended = totals.handled + totals.nacked + totals.indeterminate + totals.lost;
+        assert_eq!(totals.accepted, ended, "seed {seed}: {totals:?}");
+    }
 }

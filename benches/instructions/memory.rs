@@ -93,6 +93,10 @@ impl Engine for Memory {
         unreachable!("nobody here gives a reason to be cut off")
     }
 
+    fn redial(&mut self, _connection: ConnectionId) {
+        unreachable!("likewise")
+    }
+
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         (connection == self.connection).then_some(&mut self.outbox)
     }

@@ -45,6 +45,10 @@ pub trait Engine {
     /// Forgets a connection with all that waits in its outbox. No event follows.
     fn close(&mut self, connection: ConnectionId);
 
+    /// Loses a connection that was dialed, as if its peer had gone: [`Event::Down`] follows, and it
+    /// is made again. Does nothing to one that is not up.
+    fn redial(&mut self, connection: ConnectionId);
+
     /// Where messages to this peer are written. `None` if the connection is not up.
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox>;
 

@@ -374,6 +374,17 @@ impl Engine for Sim {
         }
     }
 
+    fn redial(&mut self, connection: ConnectionId) {
+        if let Some(Link {
+            cable: Some((cable, _)),
+            is_up: true,
+            ..
+        }) = self.links.get(connection)
+        {
+            self.network.0.borrow_mut().cut(*cable);
+        }
+    }
+
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         let link = self.links.get_mut(connection)?;
         link.is_up.then_some(&mut link.outbox)

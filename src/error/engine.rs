@@ -25,6 +25,9 @@ pub enum Lost {
     /// `limits.heartbeat_timeout_ms`.
     #[error("silent for limits.heartbeat_timeout_ms")]
     Silent,
+    /// Its messages could not be read: it was left, to be dialed again.
+    #[error("its messages cannot be read")]
+    Unreadable,
     /// It read too slowly: its queue stayed full for `limits.slow_consumer_ms`.
     #[error("a slow consumer: its queue stayed full for limits.slow_consumer_ms")]
     SlowConsumer,

@@ -84,10 +84,12 @@ impl<E: Engine> Shard<E> {
         let events = engine.poll(now, messages_max, &mut |event| core.on_event(now, event));
         while let Some(connection) = core.condemned.pop() {
             core.strikes.remove(&connection);
-            core.part_from(connection, Departure::Unreadable);
-            if let Some(id) = core.peers.id_at(connection) {
-                core.part_from_dialed(id, Departure::Unreadable);
+            // A peer that was dialed is not given up for what one connection brought.
+            if core.peers.id_at(connection).is_some() {
+                engine.redial(connection);
+                continue;
             }
+            core.part_from(connection, Departure::Unreadable);
             engine.close(connection);
         }
         events

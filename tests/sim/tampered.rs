@@ -57,6 +57,10 @@ impl Engine for Tampered {
         self.inner.close(connection);
     }
 
+    fn redial(&mut self, connection: ConnectionId) {
+        self.inner.redial(connection);
+    }
+
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         self.inner.outbox(connection)
     }

@@ -79,6 +79,15 @@ impl Dealer {
         Ok(())
     }
 
+    /// What has come in is received, and then it is lost. False if it is not up.
+    pub(super) fn end(&mut self) -> bool {
+        let is_up = matches!(self.state, State::Up | State::Ending);
+        if is_up {
+            self.state = State::Ended;
+        }
+        is_up
+    }
+
     pub(super) fn socket(&self) -> &zmq::Socket {
         &self.socket
     }

@@ -251,6 +251,14 @@ impl Engine for Libzmq {
         self.links.remove(connection);
     }
 
+    fn redial(&mut self, connection: ConnectionId) {
+        if let Some(Link::Dialed(dealer)) = self.links.get_mut(connection)
+            && dealer.end()
+        {
+            self.ready.push(Token::Dealer(connection));
+        }
+    }
+
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         let outbox = self.links.get_mut(connection)?.outbox()?;
         self.dirty.push(connection);

@@ -217,6 +217,12 @@ impl Engine for Native {
         self.forget(connection);
     }
 
+    fn redial(&mut self, connection: ConnectionId) {
+        if self.links.get(connection).is_some_and(Link::is_up) {
+            self.part(connection, Lost::Unreadable);
+        }
+    }
+
     #[inline]
     fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         let link = self.links.get_mut(connection)?;

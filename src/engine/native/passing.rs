@@ -106,7 +106,8 @@ impl Native {
         while count < messages_max
             && let Some((id, why)) = self.gone.pop()
         {
-            if let Some(link) = self.links.get_mut(id)
+            if why != Lost::Unreadable
+                && let Some(link) = self.links.get_mut(id)
                 && let room = messages_max - count
                 && let Ok(harvest) = link.harvest(id, self.now, room, &mut self.io, sink)
             {
