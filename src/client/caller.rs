@@ -113,6 +113,12 @@ impl Caller {
         self.calls.most()
     }
 
+    /// Messages that have not left, and the most of them that go to one peer. Looks at every peer.
+    pub fn queued(&self) -> (usize, usize) {
+        let depths = || self.queues.values().map(Queue::messages);
+        (depths().sum(), depths().max().unwrap_or(0))
+    }
+
     /// How many wakers of this shard's own tasks it holds of which this is true; `None` if there
     /// are too many to look at.
     pub fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> Option<usize> {

@@ -119,6 +119,11 @@ impl Queue {
         self.left.0 > 0 || self.has_staged() || self.has_waiting()
     }
 
+    /// Messages that have not left.
+    pub(super) fn messages(&self) -> usize {
+        self.left.0 + self.staged.messages() + self.waiting.len()
+    }
+
     fn has_staged(&self) -> bool {
         !self.staged.is_empty()
     }

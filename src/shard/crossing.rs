@@ -37,6 +37,8 @@ pub(super) struct Crossing {
     held: usize,
     /// Bytes of payloads that are held or away.
     bytes: usize,
+    /// Those of them that are held.
+    held_bytes: usize,
     bytes_max: usize,
     #[expect(clippy::vec_box, reason = "the box is what crosses")]
     spare: Vec<Box<Parcel>>,
@@ -59,6 +61,13 @@ struct Route {
     away: usize,
 }
 
+impl Route {
+    fn may_leave(&self, away: usize, bytes_max: usize) -> bool {
+        let first = self.held.front();
+        first.is_some_and(|it| away == 0 || away + it.payload_bytes() <= bytes_max)
+    }
+}
+
 impl Crossing {
     pub(super) fn new(mesh: Mesh<Parcel>, bytes_max: usize) -> Self {
         let shards = mesh.shards();
@@ -68,6 +77,7 @@ impl Crossing {
             routes: (0..shards).map(|_| Route::default()).collect(),
             held: 0,
             bytes: 0,
+            held_bytes: 0,
             bytes_max,
             spare: Vec::new(),
             answer: Outbox::new(1, usize::MAX),
@@ -81,6 +91,26 @@ impl Crossing {
         // A large one passes alone.
         let is_over = self.bytes > 0 && self.bytes + bytes > self.bytes_max;
         is_over || !self.routes[shard].held.is_empty() || !self.mesh.has_room(shard)
+    }
+
+    /// Whether the bytes of the first message that is held for this shard may leave: only what is
+    /// away counts, or all that is held would wait for each other. A large one passes alone.
+    fn may_leave(&self, shard: usize) -> bool {
+        let (away, bytes_max) = (self.bytes - self.held_bytes, self.bytes_max);
+        self.routes[shard].may_leave(away, bytes_max)
+    }
+
+    fn hold(&mut self, shard: usize, parcel: Box<Parcel>) {
+        self.held += 1;
+        self.held_bytes += parcel.payload_bytes();
+        self.routes[shard].held.push_back(parcel);
+    }
+
+    fn take_held(&mut self, shard: usize) -> Option<Box<Parcel>> {
+        let parcel = self.routes[shard].held.pop_front()?;
+        self.held -= 1;
+        self.held_bytes -= parcel.payload_bytes();
+        Some(parcel)
     }
 
     fn pack(&mut self, header: Header, connection: ConnectionId, read: Instant) -> Box<Parcel> {
@@ -119,8 +149,11 @@ impl Crossing {
     }
 
     pub(super) fn may_park(&mut self) -> bool {
+        let (away, bytes_max) = (self.bytes - self.held_bytes, self.bytes_max);
         let routes = &self.routes;
-        self.mesh.may_park(|shard| !routes[shard].held.is_empty())
+        // What may not leave for its bytes waits for others to come back, and not for room.
+        self.mesh
+            .may_park(|shard| routes[shard].may_leave(away, bytes_max))
     }
 
     /// Whether all that has left has come back, and nothing waits to leave.
@@ -133,6 +166,12 @@ impl Crossing {
     /// What waits in the fullest ring to this shard, and the most that did.
     pub(super) fn waiting(&self) -> (usize, usize) {
         self.mesh.waiting()
+    }
+
+    /// What is held, what is away, and the bytes of both.
+    pub(super) fn depths(&self) -> (usize, usize, usize) {
+        let away = self.routes.iter().map(|route| route.away).sum();
+        (self.held, away, self.bytes)
     }
 
     /// Messages that had no room anywhere.
@@ -166,8 +205,7 @@ impl Core {
         self.crossing.bytes += parcel.payload_bytes();
         if is_full {
             outbox.hold();
-            self.crossing.held += 1;
-            self.crossing.routes[shard].held.push_back(parcel);
+            self.crossing.hold(shard, parcel);
         } else {
             self.leave(shard, parcel);
         }
@@ -387,13 +425,16 @@ impl<E: Engine> Shard<E> {
     fn let_go(&mut self, now: Instant) -> usize {
         let before = self.core.crossing.held;
         for shard in 0..self.core.crossing.routes.len() {
-            while let Some(parcel) = self.core.crossing.routes[shard].held.pop_front() {
-                let is_gone = self.core.crossing.mesh.is_gone(shard);
-                if !is_gone && !self.core.crossing.mesh.has_room(shard) {
-                    self.core.crossing.routes[shard].held.push_front(parcel);
+            loop {
+                let crossing = &mut self.core.crossing;
+                let is_gone = crossing.mesh.is_gone(shard);
+                let has_room = crossing.may_leave(shard) && crossing.mesh.has_room(shard);
+                if !is_gone && !has_room {
                     break;
                 }
-                self.core.crossing.held -= 1;
+                let Some(parcel) = crossing.take_held(shard) else {
+                    break;
+                };
                 let mut outbox = self.engine.outbox(parcel.connection);
                 if let Some(outbox) = &mut outbox {
                     outbox.release();

@@ -12,6 +12,7 @@ mod calling;
 mod command;
 mod commands;
 mod crossing;
+mod depths;
 mod listing;
 mod meeting;
 mod news;
@@ -34,6 +35,7 @@ use self::{
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
     command::{Command, Drained, Guest, LocalFuture},
+    depths::Depths,
     listing::{AcceptedPeer, DialedPeer, ShardPeers},
     parcel::Parcel,
     park::{MEMLOCK_BYTES_MIN, are_possible, check_io_uring, descriptors_needed, run, spawner},
