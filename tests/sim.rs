@@ -11,6 +11,8 @@
 mod actions;
 #[path = "sim/blocking.rs"]
 mod blocking;
+#[path = "sim/bounds.rs"]
+mod bounds;
 #[path = "sim/cancelling.rs"]
 mod cancelling;
 #[path = "sim/check.rs"]
@@ -23,6 +25,8 @@ mod ledger;
 mod load;
 #[path = "sim/ordered.rs"]
 mod ordered;
+#[path = "sim/planted.rs"]
+mod planted;
 #[path = "sim/pool.rs"]
 mod pool;
 #[path = "sim/process.rs"]

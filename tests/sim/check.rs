@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
-use corelane::{error::Indeterminate, metrics::Counters, peers::AccountSnapshot, wire::Reason};
+use corelane::{
+    error::Indeterminate, metrics::Counters, peers::AccountSnapshot, shard::Depths, wire::Reason,
+};
 
 use crate::{
-    handlers::{Conduct, Run},
+    handlers::{Conduct, ORDER_BYTES, Run},
     ledger::Ledger,
     load::{End, Mode, Sent},
     scenario::BATCH_LANES,
+    world::Limits,
 };
 
 /// At most one run each, in the order of sending on each connection; and who was told of a run, or
@@ -78,6 +81,11 @@ pub(crate) fn check_passages(
             Some(End::Answered | End::Nack(_)) => {
                 assert!(ledger.is_answered(id), "{:?}: {:?}", it.order, it.end);
             }
+            Some(End::Indeterminate(why)) => {
+                let answered = ledger.answered_in(id);
+                let is_late = answered.is_none_or(|round| round > it.ended_in);
+                assert!(is_late, "{:?}: {why:?}, but there was an answer", it.order);
+            }
             Some(End::NotSent(_)) => assert!(!ledger.has_left(id), "{:?}", it.order),
             _ => {}
         }
@@ -101,7 +109,6 @@ pub(crate) fn check_account(sent: &[Sent], peer: usize, account: AccountSnapshot
             Some(End::Crashed) => unreachable!("its handle is gone"),
             Some(End::Answered) => seen.handled += 1,
             Some(End::Nack(_)) => seen.nacked += 1,
-            // In the inbox when the shard stopped: it was never entered.
             Some(End::Indeterminate(Indeterminate::Stopped)) => seen.indeterminate += 1,
             Some(End::Indeterminate(_)) => seen.indeterminate += 1,
             Some(End::NotSent(_)) => seen.not_sent += 1,
@@ -173,4 +180,26 @@ pub(crate) fn check_counters(
         "{total:?}"
     );
     assert_eq!(total.malformed, 0, "{total:?}");
+}
+
+/// A simulated process has up to three shards.
+const FURTHER_SHARDS_MAX: usize = 2;
+
+/// What a shard holds is within its limits.
+pub(crate) fn check_depths(depths: &Depths, limits: &Limits, shards: usize) {
+    let shard = &limits.shard;
+    assert!(depths.outstanding <= shard.outstanding_max, "{depths:?}");
+    assert!(depths.spawned <= shard.spawned_max, "{depths:?}");
+    let pool_max = limits.pool_queue + limits.pool_threads;
+    assert!(depths.blocking <= pool_max, "{depths:?}");
+    // The outbox, other threads' messages and own tasks' each have a bound of their own; and what
+    // waited for a connection to a further shard may have come to the main one.
+    let queued_max = (3 + FURTHER_SHARDS_MAX) * limits.outgoing_messages_max + 1;
+    assert!(depths.queued_most <= queued_max, "{depths:?}");
+    // A large one passes alone, and each connection may have one that waits.
+    let bytes_max = shard.buffered_bytes_max + (1 + depths.held) * ORDER_BYTES;
+    assert!(depths.crossing_bytes <= bytes_max, "{depths:?}");
+    if shards == 1 {
+        assert_eq!((depths.held, depths.away), (0, 0), "{depths:?}");
+    }
 }

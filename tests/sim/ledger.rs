@@ -22,6 +22,8 @@ struct Entries {
     calls: HashMap<(usize, usize, u64), u32>,
     /// Messages that were handed to each engine.
     arrived: HashMap<usize, u64>,
+    /// Rounds of all shards that have ended.
+    rounds: u64,
 }
 
 /// One message's way.
@@ -33,6 +35,8 @@ struct Passage {
     has_arrived: bool,
     /// Answers to it that have left, and that have arrived.
     answers: [u32; 2],
+    /// In which round the answer arrived.
+    answered_in: u64,
 }
 
 impl Ledger {
@@ -66,6 +70,20 @@ impl Ledger {
         let entries = self.0.borrow();
         let passage = entries.passages.get(&order);
         passage.is_some_and(|passage| passage.answers[1] > 0)
+    }
+
+    /// All shards have had their turn. Returns the number of the round that has ended.
+    pub(crate) fn end_round(&self) -> u64 {
+        let mut entries = self.0.borrow_mut();
+        entries.rounds += 1;
+        entries.rounds - 1
+    }
+
+    /// In which round the answer to a message arrived, if it did.
+    pub(crate) fn answered_in(&self, order: u32) -> Option<u64> {
+        let entries = self.0.borrow();
+        let passage = entries.passages.get(&order)?;
+        (passage.answers[1] > 0).then_some(passage.answered_in)
     }
 
     /// How many messages were handed to an engine, to be handled.
@@ -106,6 +124,7 @@ impl Entries {
                 to,
                 has_arrived: false,
                 answers: [0; 2],
+                answered_in: 0,
             };
             let before = self.passages.insert(id, passage);
             assert!(before.is_none(), "message {id} was sent twice");
@@ -132,5 +151,8 @@ impl Entries {
         let answers = &mut passage.answers[usize::from(carried.has_arrived)];
         *answers += 1;
         assert_eq!(*answers, 1, "message {id} was answered twice");
+        if carried.has_arrived {
+            passage.answered_in = self.rounds;
+        }
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Sent {
     /// By when it must have ended: its deadline, unless its shard could not run then.
     pub(crate) deadline: Instant,
     pub(crate) end: Option<End>,
+    /// In which round that was seen.
+    pub(crate) ended_in: u64,
     call: Option<Answer>,
 }
 
@@ -122,6 +124,7 @@ impl Sent {
             peer: peer_index,
             deadline: now + within,
             end: None,
+            ended_in: 0,
             call,
         })
     }

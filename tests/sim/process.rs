@@ -13,12 +13,13 @@ use std::{
 };
 
 use corelane::{
-    client::{Client, ClientOptions, LocalClient, ShardPort},
+    client::{Client, ClientOptions, Connect, LocalClient, ShardPort},
     engine::{Engine, EngineOptions, sim::Network},
     handler::{Handler, Registry, ShardInfo},
     metrics::Counters,
-    route::{self, Doorbell, Port, inbox},
-    shard::{BlockingPort, BlockingPorts, Command, Drained, LocalFuture, Parts, Shard},
+    peers::PeerShared,
+    route::{self, Doorbell, Inbox, Port, inbox},
+    shard::{BlockingPort, BlockingPorts, Command, Depths, Drained, LocalFuture, Parts, Shard},
     wire::{HandlerEntry, Hello},
 };
 use crossbeam_channel::Receiver;
@@ -27,7 +28,7 @@ use uuid::Uuid;
 
 use crate::{
     pool::Pool,
-    tampered::Tampered,
+    tampered::{Plant, Tampered},
     world::{Limits, World},
 };
 
@@ -65,6 +66,12 @@ pub(crate) struct Node {
     worked: bool,
     /// Until then it takes no turn.
     stalled_until: Option<Instant>,
+    /// The connections that are asked for, on their way to the shard.
+    asked: Option<Inbox<Connect>>,
+    connect: Port<Connect>,
+    /// What callers share with it, by connection that was asked for.
+    shared: Vec<Arc<PeerShared>>,
+    plant: Rc<Plant>,
 }
 
 impl Process {
@@ -87,14 +94,16 @@ impl Process {
         let mut doorbells = Vec::new();
         for _ in 0..shards {
             let doorbell = Arc::new(Doorbell::default());
-            let (connects, to_connect) = inbox(64, &doorbell);
+            // Between the two the test looks on.
+            let (connects, asked) = inbox(64, &doorbell);
+            let (connect, to_connect) = inbox(64, &doorbell);
             let (submissions, to_submit) = inbox(limits.shard.inbox_capacity, &doorbell);
             ports.push(ShardPort {
                 connects,
                 submissions,
             });
             doorbells.push(doorbell.clone());
-            inboxes.push((doorbell, to_connect, to_submit));
+            inboxes.push((doorbell, (asked, connect, to_connect), to_submit));
         }
         let seats = route::seats(shards).into_iter();
         let joining: Vec<_> = seats.map(|seat| seat.offer(limits.ring_capacity)).collect();
@@ -124,7 +133,7 @@ impl Process {
         };
         let shards = inboxes.into_iter().zip(engines).enumerate();
         let shards = shards.map(|(number, (inboxes, (engine, endpoint)))| {
-            let (doorbell, connects, submissions) = inboxes;
+            let (doorbell, (asked, connect, connects), submissions) = inboxes;
             let info = ShardInfo {
                 shard: number,
                 shards: count,
@@ -159,6 +168,10 @@ impl Process {
             Node {
                 number: engine.node(),
                 stalled_until: None,
+                asked: Some(asked),
+                connect,
+                shared: Vec::new(),
+                plant: world.plant.clone(),
                 endpoint,
                 shard: Some(Shard::new(engine, &hello, parts)),
                 tasks,
@@ -250,6 +263,7 @@ impl Node {
             self.stalled_until = None;
             network.resume(self.number);
         }
+        self.pass_connects();
         let has_polled = self.poll_tasks();
         let Some(shard) = &mut self.shard else {
             return false;
@@ -259,6 +273,32 @@ impl Node {
             return false;
         }
         self.take_turn(now)
+    }
+
+    fn pass_connects(&mut self) {
+        let Self {
+            asked,
+            connect,
+            shared,
+            plant,
+            ..
+        } = self;
+        while let Some(asked) = asked.as_ref().and_then(Inbox::pop) {
+            shared.push(asked.shared.clone());
+            plant.share(asked.shared.clone());
+            let passed = connect.try_send(asked);
+            assert!(passed.is_ok(), "the shard takes all of them in each turn");
+        }
+    }
+
+    /// What it holds, unless it is over.
+    pub(crate) fn depths(&self) -> Option<Depths> {
+        self.shard.as_ref().map(Shard::depths)
+    }
+
+    /// Messages for which callers hold credit.
+    pub(crate) fn credited(&self) -> usize {
+        self.shared.iter().map(|it| it.credit.waiting()).sum()
     }
 
     /// Takes no turn until then, as if a handler spun or the process was stopped.
@@ -303,7 +343,7 @@ impl Node {
         let turn = shard.turn(now);
         self.worked = turn.worked;
         if turn.is_over {
-            self.shard = None;
+            (self.shard, self.asked) = (None, None);
             self.tasks.borrow_mut().clear();
         }
         turn.worked || turn.is_over
@@ -325,7 +365,7 @@ impl Node {
     /// Ends at once, as by kill -9.
     pub(crate) fn crash(&mut self) {
         self.tasks.borrow_mut().clear();
-        self.shard = None;
+        (self.shard, self.asked) = (None, None);
     }
 
     pub(crate) fn is_draining(&self) -> bool {

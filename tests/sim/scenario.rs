@@ -1,6 +1,6 @@
 //! One seed's life: processes that call each other through delays and cuts, and then drain.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use corelane::{client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions};
 use fastrand::Rng;
@@ -13,6 +13,7 @@ use crate::{
     ledger::Ledger,
     load::{Mode, Sent},
     process::Plan,
+    tampered::Plant,
     world::{Limits, World},
 };
 
@@ -84,7 +85,12 @@ const ROUTE_KEYS: [u64; PLACES] = [0, 0, 1, 3];
 
 /// Runs the scenario of this seed, checks all of it, and tells what happened.
 pub(crate) fn simulate(seed: u64) -> Trace {
-    let mut scenario = Scenario::new(seed);
+    simulate_with(seed, Rc::default())
+}
+
+/// The same in a world with a bug.
+pub(crate) fn simulate_with(seed: u64, plant: Rc<Plant>) -> Trace {
+    let mut scenario = Scenario::new(seed, plant);
     for _ in 0..scenario.random.usize(20..120) {
         scenario.act();
         let pause = match scenario.random.u8(..4) {
@@ -98,7 +104,7 @@ pub(crate) fn simulate(seed: u64) -> Trace {
 }
 
 impl Scenario {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, plant: Rc<Plant>) -> Self {
         let mut random = Rng::with_seed(seed);
         let weather = Weather {
             delay_min: Duration::from_micros(random.u64(..20)),
@@ -106,7 +112,7 @@ impl Scenario {
             in_flight_max: random.usize(1..40),
         };
         let limits = random_limits(&mut random);
-        let world = World::new(seed, weather, limits);
+        let world = World::new(seed, weather, limits).with(plant);
         let ledger = Ledger::of(&world.network);
         let mut scenario = Self {
             random,
@@ -253,13 +259,17 @@ impl Scenario {
             // Handlers that spin take time while the shards settle.
             let began = self.world.now();
             let (pending, sent, trace) = (&mut self.pending, &mut self.sent, &mut self.trace);
+            let ledger = &self.ledger;
             self.world.settle(|now| {
-                for ended in pending.extract_if(.., |it| it.poll(began)) {
+                let round = ledger.end_round();
+                for mut ended in pending.extract_if(.., |it| it.poll(began)) {
                     let (id, end) = (ended.order.id, ended.end_name());
                     log(trace, now, &format!("{id} {end}"));
+                    ended.ended_in = round;
                     sent.push(ended);
                 }
             });
+            self.check_depths();
             let now = self.world.now();
             let overdue = self.pending.iter().find(|it| it.is_overdue(now));
             assert!(overdue.is_none(), "{:?}", overdue.map(|it| it.order));
@@ -275,6 +285,7 @@ impl Scenario {
     fn end(mut self) -> Trace {
         self.pass(LONG);
         assert!(self.pending.is_empty(), "a call never ended");
+        self.check_credit();
         for process in 0..self.world.processes.len() {
             if self.world.processes[process].is_running() {
                 let within = Duration::from_millis(100);
@@ -300,6 +311,30 @@ impl Scenario {
         self.note_lost();
         self.note(format!("{total:?}"));
         self.trace
+    }
+
+    fn check_depths(&self) {
+        for process in &self.world.processes {
+            for node in &process.shards {
+                if let Some(depths) = node.depths() {
+                    check::check_depths(&depths, &self.world.limits, process.shards.len());
+                }
+            }
+        }
+    }
+
+    /// Whoever holds credit has a message that has not left: only those to nobody remain by now.
+    fn check_credit(&self) {
+        let processes = self.world.processes.iter();
+        for node in processes.flat_map(|process| &process.shards) {
+            if let Some(depths) = node.depths() {
+                let credited = node.credited();
+                assert!(
+                    credited <= depths.queued,
+                    "credit for {credited}: {depths:?}"
+                );
+            }
+        }
     }
 
     /// Compares the books of a process that was drained with what it did.

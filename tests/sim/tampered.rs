@@ -1,37 +1,217 @@
 //! The engine of all simulated shards: the library's, and, where a test wants it, a bug on top.
 
-use std::{cell::RefCell, os::fd::BorrowedFd, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    os::fd::BorrowedFd,
+    rc::Rc,
+    sync::Arc,
+};
 
 use corelane::{
     config::Endpoint,
-    engine::{ConnectionId, Engine, Event, Outgoing, sim::Sim},
+    engine::{ConnectionId, Engine, Event, Incoming, Outgoing, sim::Sim},
     error::EngineError,
-    wire::Outbox,
+    peers::PeerShared,
+    wire::{Header, Kind, Outbox, Received},
 };
 use quanta::Instant;
+
+/// A class of bugs, of which a world has one, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// An answer that has arrived goes nowhere.
+    LostAnswer,
+    /// A message is handed over twice.
+    DoubleRun,
+    /// A message is handed over behind the next one of its connection.
+    SwappedOrder,
+    /// Credit is taken, and never given back.
+    LeakedCredit,
+    /// A message is handed over on another connection than it came by, made later.
+    StaleEpoch,
+}
 
 /// What is wrong in a world: nothing, as a rule.
 #[derive(Default)]
 pub(crate) struct Plant {
+    /// The bug, and which of its opportunities it waits for. `None` once it has struck.
+    bug: Cell<Option<(Bug, usize)>>,
+    /// What it has kept back.
+    kept: RefCell<Option<Kept>>,
+    /// What callers share with their peers' shards.
+    shared: RefCell<Vec<Arc<PeerShared>>>,
+    /// The connections that were made, by their number.
+    made: RefCell<HashMap<Place, u64>>,
     /// Why connections were lost.
     lost: RefCell<Vec<String>>,
 }
 
+/// Where a connection ends, and which one it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    endpoint: String,
+    connection: ConnectionId,
+}
+
+/// A message to be handed over later.
+struct Kept {
+    bug: Bug,
+    place: Place,
+    /// How many connections had been made by then.
+    made: u64,
+    header: Vec<u8>,
+    payload: Vec<u8>,
+}
+
 impl Plant {
+    /// One that strikes at the opportunity of this number.
+    pub(crate) fn new(bug: Bug, opportunity: usize) -> Self {
+        Self {
+            bug: Cell::new(Some((bug, opportunity))),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a message was kept back and not handed over.
+    pub(crate) fn keeps_back(&self) -> bool {
+        self.kept.borrow().is_some()
+    }
+
     /// Why connections were lost, since the last time.
     pub(crate) fn take_lost(&self) -> Vec<String> {
         self.lost.take()
+    }
+
+    /// A peer's connection is asked for.
+    pub(crate) fn share(&self, shared: Arc<PeerShared>) {
+        self.shared.borrow_mut().push(shared);
+    }
+
+    /// Whether this is the opportunity that the bug has waited for.
+    fn strikes(&self, is_opportunity: impl Fn(Bug) -> bool) -> Option<Bug> {
+        let (bug, opportunity) = self.bug.get()?;
+        if !is_opportunity(bug) {
+            return None;
+        }
+        let left = opportunity.checked_sub(1).map(|left| (bug, left));
+        self.bug.set(left);
+        left.is_none().then_some(bug)
+    }
+
+    /// Takes what was kept back if it goes out at this moment.
+    fn take_kept(&self, is_its: impl Fn(&Kept) -> bool) -> Option<Kept> {
+        self.kept.borrow_mut().take_if(|kept| is_its(kept))
+    }
+
+    fn leak_credit(&self) {
+        let shared = self.shared.borrow();
+        let leaked = shared.iter().find(|it| it.credit.try_take(1));
+        assert!(leaked.is_some(), "no peer has credit to leak");
+    }
+
+    fn hand_over(&self, endpoint: &str, event: Event<'_>, sink: &mut impl FnMut(Event<'_>)) {
+        if self.bug.get().is_none() && self.kept.borrow().is_none() {
+            if let Event::Down { why, .. } = &event {
+                self.lost.borrow_mut().push(format!("Lost({why:?})"));
+            }
+            return sink(event);
+        }
+        let place = |connection| Place {
+            endpoint: endpoint.to_owned(),
+            connection,
+        };
+        match event {
+            Event::Up(connection) => {
+                let mut made = self.made.borrow_mut();
+                let number = made.len() as u64 + 1;
+                made.insert(place(connection), number);
+                drop(made);
+                sink(event);
+            }
+            Event::Message(incoming) => {
+                let place = place(incoming.connection);
+                self.hand_message(place, incoming, sink);
+            }
+            event => sink(event),
+        }
+    }
+
+    fn hand_message(&self, place: Place, incoming: Incoming<'_>, sink: &mut impl FnMut(Event<'_>)) {
+        let Incoming {
+            connection,
+            mut message,
+            outbox,
+        } = incoming;
+        let header = message.header().to_vec();
+        let kind = Header::decode(&header).expect("shards write headers").kind;
+        let is_call = matches!(kind, Kind::OneWay | Kind::Confirm | Kind::Request);
+        let is_answer = matches!(kind, Kind::Ack | Kind::Response | Kind::Nack);
+        let mut payload = message.payload().to_vec();
+        let mut hand = |header: &[u8], payload: &mut Vec<u8>| {
+            sink(Event::Message(Incoming {
+                connection,
+                message: Received::apart(header, payload),
+                outbox: &mut *outbox,
+            }));
+        };
+        // What was kept back for another connection goes before, for this one behind.
+        let mut kept = self.take_kept(|kept| match kept.bug {
+            Bug::StaleEpoch => {
+                let made = self.made.borrow().get(&place).copied();
+                is_call && kept.place.endpoint == place.endpoint && made > Some(kept.made)
+            }
+            _ => is_call && kept.place == place,
+        });
+        if let Some(kept) = kept.take_if(|kept| kept.bug == Bug::StaleEpoch) {
+            hand(&kept.header, &mut kept.payload.clone());
+        }
+        let bug = self.strikes(|bug| match bug {
+            Bug::LostAnswer => is_answer,
+            _ => is_call,
+        });
+        match bug {
+            Some(Bug::LostAnswer) => {}
+            Some(bug @ (Bug::SwappedOrder | Bug::StaleEpoch)) => {
+                *self.kept.borrow_mut() = Some(Kept {
+                    bug,
+                    place,
+                    made: self.made.borrow().len() as u64,
+                    header,
+                    payload,
+                });
+            }
+            Some(Bug::DoubleRun) => {
+                hand(&header, &mut payload.clone());
+                hand(&header, &mut payload);
+            }
+            Some(Bug::LeakedCredit) => {
+                self.leak_credit();
+                hand(&header, &mut payload);
+            }
+            None => hand(&header, &mut payload),
+        }
+        if let Some(mut kept) = kept {
+            hand(&kept.header, &mut kept.payload);
+        }
     }
 }
 
 pub(crate) struct Tampered {
     inner: Sim,
+    /// Where it listens.
+    endpoint: String,
     plant: Rc<Plant>,
 }
 
 impl Tampered {
     pub(crate) fn new(inner: Sim, plant: Rc<Plant>) -> Self {
-        Self { inner, plant }
+        let endpoint = String::new();
+        Self {
+            inner,
+            endpoint,
+            plant,
+        }
     }
 
     /// Its number on the network.
@@ -42,7 +222,9 @@ impl Tampered {
 
 impl Engine for Tampered {
     fn listen(&mut self, at: &Endpoint) -> Result<Endpoint, EngineError> {
-        self.inner.listen(at)
+        let bound = self.inner.listen(at)?;
+        self.endpoint = bound.to_string();
+        Ok(bound)
     }
 
     fn stop_listening(&mut self) {
@@ -75,12 +257,13 @@ impl Engine for Tampered {
         messages_max: usize,
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
-        let Self { inner, plant } = self;
+        let Self {
+            inner,
+            endpoint,
+            plant,
+        } = self;
         inner.poll(now, messages_max, &mut |event| {
-            if let Event::Down { why, .. } = &event {
-                plant.lost.borrow_mut().push(format!("Lost({why:?})"));
-            }
-            sink(event);
+            plant.hand_over(endpoint, event, sink);
         })
     }
 

@@ -58,6 +58,11 @@ impl World {
         }
     }
 
+    /// One with a bug in it.
+    pub(crate) fn with(self, plant: Rc<Plant>) -> Self {
+        Self { plant, ..self }
+    }
+
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }

@@ -1,0 +1,77 @@
+//! What a shard holds, step by step, where its limits say how much that may be.
+
+use std::time::Duration;
+
+use corelane::{client::Peer, engine::sim::Weather, shard::ShardOptions};
+use fastrand::Rng;
+
+use crate::{
+    handlers::{Conduct, ORDER_BYTES, Order, Runs},
+    scenario::random_limits,
+    world::World,
+};
+
+const CONNECTIONS: usize = 5;
+const EACH: usize = 10;
+
+/// The ring has room for all, the shard's memory has not; and the shard that they go to does
+/// nothing for a while.
+#[test]
+fn what_goes_to_another_shard_stays_within_the_bytes_that_a_shard_may_hold() {
+    let mut limits = random_limits(&mut Rng::with_seed(0));
+    limits.shard = ShardOptions {
+        turn_messages_max: 16,
+        outgoing_messages_max: 100,
+        outgoing_bytes_max: 100_000,
+        inbox_capacity: 100,
+        buffered_bytes_max: 2 * ORDER_BYTES,
+        ..limits.shard
+    };
+    (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (100, 100_000);
+    limits.ring_capacity = 100;
+    limits.heartbeat_timeout = Duration::from_secs(1);
+    let mut world = World::new(0, Weather::default(), limits);
+    let runs = Runs::new(world.mock.clone());
+    world.add_process(0, 2, false, &runs.handlers());
+    world.add_process(2, 1, true, &[]);
+    let endpoint = world.processes[0].shards[0].endpoint.clone();
+    let client = world.processes[1].client.clone();
+    let connect = |_| client.connect(&endpoint).unwrap();
+    let peers: Vec<Peer> = (0..CONNECTIONS).map(connect).collect();
+    pass(&mut world, Duration::from_millis(10), |_| {});
+
+    let until = world.now() + Duration::from_millis(10);
+    world.stall(0, Some(1), until);
+    for sequence in 0..EACH {
+        for (lane, peer) in peers.iter().enumerate() {
+            let order = Order {
+                id: 0,
+                lane: lane as u32,
+                sequence: sequence as u32,
+                conduct: Conduct::Return,
+                takes_us: 0,
+            };
+            let message = client.message("run.last").raw(order.encode().to_vec());
+            message.to(peer).one_way().unwrap();
+        }
+    }
+    let mut most = 0;
+    pass(&mut world, Duration::from_millis(50), |world| {
+        let depths = world.processes[0].shards[0].depths().unwrap();
+        assert!(depths.away <= 2 && depths.held <= CONNECTIONS, "{depths:?}");
+        most = most.max(depths.held);
+    });
+    assert_eq!(most, CONNECTIONS, "each connection was held back");
+    assert_eq!(runs.take().len(), CONNECTIONS * EACH, "and went on");
+}
+
+fn pass(world: &mut World, time: Duration, mut look: impl FnMut(&World)) {
+    let until = world.now() + time;
+    loop {
+        world.settle(|_| {});
+        look(world);
+        if !world.advance(until) {
+            return;
+        }
+    }
+}
