@@ -17,6 +17,8 @@ mod bounds;
 mod cancelling;
 #[path = "sim/check.rs"]
 mod check;
+#[path = "sim/epochs.rs"]
+mod epochs;
 #[path = "sim/handlers.rs"]
 mod handlers;
 #[path = "sim/ledger.rs"]
@@ -35,6 +37,8 @@ mod process;
 mod scenario;
 #[path = "sim/seen.rs"]
 mod seen;
+#[path = "sim/stranger.rs"]
+mod stranger;
 #[path = "sim/tampered.rs"]
 mod tampered;
 #[path = "sim/world.rs"]

@@ -112,7 +112,7 @@ impl Core {
             Dispatch::Spawn(spawning) => {
                 self.recorder.counters.spawned += 1;
                 self.registry.begin(spawning.handler);
-                let origin = Origin::Here(connection);
+                let origin = Origin::here(connection, outbox);
                 let underway = &mut self.underway;
                 self.tasks.spawn(origin, read, spawning, underway);
             }
@@ -124,7 +124,7 @@ impl Core {
             Dispatch::Collect(handler) => {
                 let is_answered = header.kind != Kind::OneWay;
                 let waiting = Waiting {
-                    origin: Origin::Here(connection),
+                    origin: Origin::here(connection, outbox),
                     header,
                     read,
                     deadline,
@@ -320,8 +320,9 @@ impl<E: Engine> Shard<E> {
             };
             count += 1;
             let unanswered = match task.origin {
-                Origin::Here(connection) => {
+                Origin::Here { connection, epoch } => {
                     let outbox = engine.outbox(connection);
+                    let outbox = outbox.filter(|outbox| outbox.epoch() == epoch);
                     core.answer_task(now, task, outbox)
                 }
                 Origin::There { home, parcel } => {

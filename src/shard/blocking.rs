@@ -277,7 +277,8 @@ impl Core {
         let (header, handler, lane) = (call.header, call.handler, call.lane);
         if let Some(port) = self.jobs.open(lane) {
             call.take_payload(message);
-            let (origin, underway) = (Origin::Here(connection), &mut self.underway);
+            let origin = Origin::here(connection, outbox);
+            let underway = &mut self.underway;
             if port.submit(origin, read, call, underway).is_ok() {
                 self.registry.begin(handler);
                 self.recorder.counters.blocking += u64::from(lane == Lane::Pool);

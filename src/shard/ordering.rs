@@ -24,7 +24,7 @@ impl Core {
         let shard = self.info.shard;
         let sender = sender(shard, connection);
         match self.make_ordered((handler, sender), header, deadline, message) {
-            Ok(spawning) => self.spawn_ordered(Origin::Here(connection), read, spawning),
+            Ok(spawning) => self.spawn_ordered(Origin::here(connection, outbox), read, spawning),
             Err(Failure { reason, text }) => self.refuse(outbox, &header, reason, &text),
         }
     }

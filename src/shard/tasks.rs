@@ -27,7 +27,7 @@ use super::{
 use crate::{
     engine::ConnectionId,
     handler::{Begun, Failure, Lane, Spawning},
-    wire::{Header, Promise},
+    wire::{Header, Outbox, Promise},
 };
 
 /// Spawns a future on the shard's own thread: glommio's, or a test's.
@@ -73,10 +73,23 @@ pub(super) struct TaskEnd {
 
 /// Where a message came from, and its answer goes.
 pub(super) enum Origin {
-    /// A connection of this shard.
-    Here(ConnectionId),
+    /// A connection of this shard, as it was when it brought the message: one that we have dialed
+    /// keeps its id as it is made anew.
+    Here {
+        connection: ConnectionId,
+        epoch: u32,
+    },
     /// Another shard, its home, in this parcel.
     There { home: usize, parcel: Box<Parcel> },
+}
+
+impl Origin {
+    /// The connection that this outbox belongs to, as it is now.
+    #[inline]
+    pub(super) fn here(connection: ConnectionId, outbox: &Outbox) -> Self {
+        let epoch = outbox.epoch();
+        Self::Here { connection, epoch }
+    }
 }
 
 /// Where a handler ran.

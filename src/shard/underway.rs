@@ -55,7 +55,7 @@ pub(super) struct Sent {
 impl Sent {
     pub(super) fn of(origin: &Origin, correlation: u64) -> Self {
         let (home, connection) = match origin {
-            Origin::Here(connection) => (None, *connection),
+            Origin::Here { connection, .. } => (None, *connection),
             Origin::There { home, parcel } => (Some(*home), parcel.connection),
         };
         Self {

@@ -220,6 +220,13 @@ impl Outbox {
         }
     }
 
+    /// How often it was cleared: what is answered later may see whether the connection is still the
+    /// one that its message came in on.
+    #[inline]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Messages pushed since the outbox was made: the number of the next one.
     pub fn pushed(&self) -> u64 {
         self.pushed.messages

@@ -382,7 +382,7 @@ impl Node {
     }
 }
 
-fn engine_options(limits: &Limits) -> EngineOptions {
+pub(crate) fn engine_options(limits: &Limits) -> EngineOptions {
     let second = Duration::from_secs(1);
     EngineOptions {
         message_bytes_max: limits.shard.message_bytes_max,
