@@ -88,7 +88,7 @@ fn run_all(first: u64, seeds: u64) -> Seen {
             }
             seen.add(&run(seed));
             let done = seed - first + 1;
-            if done.is_multiple_of(100_000) {
+            if done.is_multiple_of(10_000) {
                 println!("{done} seeds");
             }
         }

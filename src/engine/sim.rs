@@ -119,6 +119,11 @@ impl Sim {
         }
     }
 
+    /// When it wakes next is to be found out anew.
+    fn forget_wake(&self) {
+        self.network.0.borrow_mut().nodes[self.node].wake = None;
+    }
+
     /// Dials, if there is somebody.
     fn dial(&mut self, id: ConnectionId, now: Instant) {
         let Some(link) = self.links.get_mut(id) else {
@@ -178,7 +183,7 @@ impl Sim {
             return Read::Nothing;
         };
         let cables = &mut *self.network.0.borrow_mut();
-        let Some(cable) = cables.get_mut(number) else {
+        let Some(cable) = cables.for_reader(number) else {
             return Read::Lost(Lost::Closed);
         };
         let lane = &mut cable.lanes[1 - end];
@@ -242,8 +247,9 @@ impl Sim {
         let mut count = 0;
         self.dial(connection, now);
         loop {
-            let is_held = self.look(connection).is_some_and(Outbox::is_held);
-            match self.read(connection, now, !is_held && count < messages_max) {
+            let link = self.links.get(connection);
+            let is_congested = link.is_some_and(Link::is_congested);
+            match self.read(connection, now, !is_congested && count < messages_max) {
                 Read::Nothing => return count,
                 Read::Opened => {
                     let link = self.links.get_mut(connection).expect("was just read");
@@ -287,6 +293,12 @@ impl Link {
         dues.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
+    /// Whether nothing is read from it for want of room for answers. What we have dialed brings
+    /// answers, and those need none.
+    fn is_congested(&self) -> bool {
+        self.dials.is_none() && self.outbox.is_blocked()
+    }
+
     /// When something happens to it by itself.
     fn next_wake(&self, now: Instant, cables: &Cables, options: &EngineOptions) -> Option<Instant> {
         let Some((number, end)) = self.cable else {
@@ -297,7 +309,7 @@ impl Link {
         };
         let front = cable.lanes[1 - end].front();
         let arrival = front
-            .filter(|(item, _)| !(item.is_message() && self.outbox.is_held()))
+            .filter(|(item, _)| !(item.is_message() && self.is_congested()))
             .map(|(_, at)| at.unwrap_or(now));
         let due = self.due(cables.silent_since(now, cable, end), options);
         let ends = [arrival, due.map(|(at, _)| at)];
@@ -360,11 +372,13 @@ impl Engine for Sim {
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        self.forget_wake();
         let link = self.new_link(Some(to.clone()), None);
         Ok(self.links.insert(link))
     }
 
     fn close(&mut self, connection: ConnectionId) {
+        self.forget_wake();
         if let Some(Link {
             cable: Some((cable, end)),
             ..
@@ -401,6 +415,7 @@ impl Engine for Sim {
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         self.now = Some(now);
+        self.forget_wake();
         self.accept(now);
         let mut ids = std::mem::take(&mut self.ids);
         ids.extend(self.links.iter().map(|(id, _)| id));
@@ -413,6 +428,7 @@ impl Engine for Sim {
     }
 
     fn flush(&mut self, now: Instant) -> usize {
+        self.forget_wake();
         let cables = &mut *self.network.0.borrow_mut();
         let mut taken = 0;
         for (_, link) in self.links.iter_mut() {
@@ -448,16 +464,21 @@ impl Engine for Sim {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let cables = self.network.0.borrow();
+        let cables = &mut *self.network.0.borrow_mut();
+        if let Some(known) = cables.nodes[self.node].wake {
+            return known;
+        }
         let now = self.now?;
         let links = self.links.iter();
-        let wakes = links.filter_map(|(_, link)| link.next_wake(now, &cables, &self.options));
+        let wakes = links.filter_map(|(_, link)| link.next_wake(now, cables, &self.options));
         let incoming = cables.nodes[self.node].incoming.iter();
         let arrivals = incoming.filter_map(|&number| {
             let (_, at) = cables.get(number)?.lanes[0].front()?;
             Some(at.unwrap_or(now))
         });
-        wakes.chain(arrivals).min()
+        let wake = wakes.chain(arrivals).min();
+        cables.nodes[self.node].wake = Some(wake);
+        wake
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -29,6 +29,8 @@ pub(super) struct Node {
     pub(super) incoming: Vec<usize>,
     /// Since when its shard takes no turns.
     pub(super) paused_since: Option<Instant>,
+    /// When it wakes by itself, once that was found out and as long as nothing changes it.
+    pub(super) wake: Option<Option<Instant>>,
 }
 
 /// A connection as it lies between two engines. End 0 dialed, end 1 accepted.
@@ -145,8 +147,19 @@ impl Cables {
         self.cables.get(cable)?.as_ref()
     }
 
+    /// For whoever may change when something arrives.
     #[inline]
     pub(super) fn get_mut(&mut self, cable: usize) -> Option<&mut Cable> {
+        let cable = self.cables.get_mut(cable)?.as_mut()?;
+        for node in cable.nodes {
+            self.nodes[node].wake = None;
+        }
+        Some(cable)
+    }
+
+    /// For whoever takes what has arrived for itself.
+    #[inline]
+    pub(super) fn for_reader(&mut self, cable: usize) -> Option<&mut Cable> {
         self.cables.get_mut(cable)?.as_mut()
     }
 
@@ -249,12 +262,17 @@ impl Cables {
 
     /// Cut somewhere between its ends: of what is under way some arrives.
     pub(super) fn cut(&mut self, number: usize) {
-        let Self { random, cables, .. } = self;
-        if let Some(cable) = cables.get_mut(number).and_then(Option::as_mut) {
+        let mut random = self.random.fork();
+        if let Some(cable) = self.get_mut(number) {
             for lane in &mut cable.lanes {
                 lane.end(random.usize(..=lane.len()));
             }
         }
+    }
+
+    /// Something has changed for all.
+    pub(super) fn forget_wakes(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.wake = None);
     }
 
     /// Since when this end of a cable has heard nothing of the other.

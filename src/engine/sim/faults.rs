@@ -64,13 +64,16 @@ impl Network {
 
     /// This engine's shard takes no turn from now on: its peers hear nothing of it.
     pub fn pause(&self, node: usize, now: Instant) {
-        let paused = &mut self.0.borrow_mut().nodes[node].paused_since;
-        paused.get_or_insert(now);
+        let mut cables = self.0.borrow_mut();
+        cables.nodes[node].paused_since.get_or_insert(now);
+        cables.forget_wakes();
     }
 
     /// It goes on.
     pub fn resume(&self, node: usize) {
-        self.0.borrow_mut().nodes[node].paused_since = None;
+        let mut cables = self.0.borrow_mut();
+        cables.nodes[node].paused_since = None;
+        cables.forget_wakes();
     }
 
     /// Has somebody look on: he is shown each message as it leaves and as it is handed over.
