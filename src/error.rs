@@ -4,13 +4,14 @@
 mod config;
 mod dump;
 mod engine;
+mod handlers;
 mod zmtp;
 
 use std::fmt;
 
 use bytes::Bytes;
 
-pub use self::{config::*, dump::*, engine::*, zmtp::*};
+pub use self::{config::*, dump::*, engine::*, handlers::*, zmtp::*};
 use crate::wire::{Codec, Reason};
 
 /// A header frame that cannot be read.

@@ -57,6 +57,16 @@ pub enum Event {
         /// Why.
         reason: Departure,
     },
+    /// A handler of this name is served now, on every shard.
+    HandlerRegistered {
+        /// Its name.
+        name: String,
+    },
+    /// The handler of this name is not served any more.
+    HandlerRemoved {
+        /// Its name.
+        name: String,
+    },
     /// So many events were lost here, before the next one: this subscription's queue was full.
     Missed(u64),
 }

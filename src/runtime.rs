@@ -19,6 +19,7 @@ mod collector;
 mod listening;
 mod operator;
 mod pool;
+mod roster;
 mod start;
 mod thread;
 
@@ -35,6 +36,7 @@ use crossbeam_channel::{Receiver, Sender};
 use quanta::Clock;
 use uuid::Uuid;
 
+pub use self::roster::Handlers;
 use self::{
     collector::Collector,
     operator::{Drain, Operator, Orders},
@@ -42,7 +44,7 @@ use self::{
 use crate::{
     client::Client,
     config::Config,
-    error::{DumpError, StartError},
+    error::{DumpError, RegisterError, RemoveError, StartError},
     events::Subscription,
     handler::{Handler, ShardInfo, TaskContext},
     metrics::{Counters, Snapshot},
@@ -96,6 +98,7 @@ impl RuntimeBuilder {
 /// Either leaves a blocking handler that does not return to itself, as `drain` says.
 pub struct Runtime {
     instance: Uuid,
+    handlers: Handlers,
     shards: Vec<RunningShard>,
     client: Client,
     clock: Clock,
@@ -196,6 +199,21 @@ impl Runtime {
         self.client.events()
     }
 
+    /// Serves one more handler from now on, on every shard: see [`Handlers::register`].
+    pub fn register(&self, handler: Handler) -> Result<(), RegisterError> {
+        self.handlers.register(handler)
+    }
+
+    /// Serves the handler of this name no longer: see [`Handlers::remove`].
+    pub fn remove(&self, name: &str) -> Result<(), RemoveError> {
+        self.handlers.remove(name)
+    }
+
+    /// The handlers, for whoever is to add to them or take from them.
+    pub fn handlers(&self) -> &Handlers {
+        &self.handlers
+    }
+
     /// Runs a task on a shard, where it may use the shard's own client and need not be `Send`. Its
     /// result is awaited or waited for; if the shard stops first there is none. Blocks only
     /// while the shard's commands are full.
@@ -252,6 +270,7 @@ impl Runtime {
 
     fn stop(&mut self, within: Duration) -> Totals {
         self.operator.say_draining();
+        self.handlers.stop();
         let (done, drained) = crossbeam_channel::unbounded();
         let until = self.clock.now() + within;
         for shard in &self.shards {

@@ -7,6 +7,8 @@ mod batched;
 mod blocking;
 #[path = "embedding/cancelling.rs"]
 mod cancelling;
+#[path = "embedding/changing.rs"]
+mod changing;
 #[path = "embedding/failures.rs"]
 mod failures;
 #[path = "embedding/kinds.rs"]
@@ -45,7 +47,7 @@ macro_rules! suite {
         mod $name {
             use crate::*;
 
-            const SETUP: Setup = Setup {
+            pub(crate) const SETUP: Setup = Setup {
                 serving: EngineKind::$serving,
                 calling: EngineKind::$calling,
                 transport: Transport::$transport,
@@ -97,6 +99,13 @@ macro_rules! suite {
                     no_more_run_at_once_than_a_handler_allows
                     calls_of_a_handler_end_with_the_call_that_it_serves
                     a_handler_that_outruns_its_budget_is_demoted;
+                changing:
+                    handlers_come_and_go_on_every_shard
+                    what_cannot_be_served_is_served_nowhere
+                    what_was_accepted_before_a_removal_is_handled
+                    connected_peers_learn_what_is_served
+                    only_who_asks_for_it_is_told_of_changes
+                    many_threads_may_change_what_is_served_under_load;
                 ordered:
                     one_peers_messages_run_one_after_the_other
                     what_waits_for_its_turn_may_be_late_or_cancelled

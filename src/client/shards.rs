@@ -95,6 +95,14 @@ impl Shards {
         })
     }
 
+    /// The same process serves other handlers now. Its connections stay as they are.
+    pub(super) fn learn_handlers(&mut self, hello: &Hello) {
+        if hello.instance == self.instance && hello.shards == self.links.len() {
+            self.targets = targets(hello);
+            self.last = None;
+        }
+    }
+
     /// Which way a message goes.
     #[inline]
     pub(super) fn way(&mut self, handler: HandlerKey, route_key: u64) -> Way {

@@ -321,7 +321,7 @@ where
 impl super::Registry {
     /// When the batch of this handler is to run.
     pub fn batch_limits(&self, handler: usize) -> Option<Batch> {
-        match &self.entries[handler].runner {
+        match &self.entry(handler).runner {
             Runner::Batched(collected) => Some(collected.limits()),
             _ => None,
         }
@@ -342,7 +342,7 @@ impl super::Registry {
             client: lent.client,
             now,
         };
-        if let Runner::Batched(collected) = &mut self.entries[handler].runner {
+        if let Runner::Batched(collected) = &mut self.entry_mut(handler).runner {
             collected.run(&mut cx, lent.reply_bytes_max, is_live, tell);
         }
     }

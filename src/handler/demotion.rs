@@ -73,7 +73,7 @@ impl Registry {
     /// a task.
     #[cold]
     pub fn note_overrun(&mut self, handler: usize) -> bool {
-        let entry = &mut self.entries[handler];
+        let entry = self.entry_mut(handler);
         let Runner::Inline(inline) = &mut entry.runner else {
             return false;
         };

@@ -107,7 +107,7 @@ impl Registry {
             Ok(index) => index,
             Err(objection) => return refuse(header, arrival.outbox, None, &objection.into()),
         };
-        match &self.entries[index].runner {
+        match &self.entry(index).runner {
             Runner::Inline(_) => self.run_inline(index, arrival, lent),
             _ => self.dispatch_beside(index, arrival, lent),
         }
@@ -122,13 +122,17 @@ impl Registry {
         lent: Lent<'_>,
     ) -> Dispatch {
         let header = &arrival.header;
-        match &self.entries[index].runner {
+        match &self.entry(index).runner {
             Runner::Inline(_) => unreachable!("runs inline"),
+            Runner::Gone => {
+                let objection = Objection::UnknownHandler(header.handler);
+                refuse(header, arrival.outbox, None, &objection.into())
+            }
             Runner::Spawned(_) => self.make_task(index, arrival, lent),
             Runner::Ordered(_) => Dispatch::Order(index),
             Runner::Batched(_) => self.collect(index, arrival),
             Runner::Blocking(run) => {
-                if let Some(crowding) = self.entries[index].crowding() {
+                if let Some(crowding) = self.entry(index).crowding() {
                     return refuse(header, arrival.outbox, None, &crowding);
                 }
                 let place = (index, self.lane_of(index));
@@ -158,7 +162,7 @@ impl Registry {
         let Some(index) = self.index_of(header.handler) else {
             return Err(Objection::UnknownHandler(header.handler));
         };
-        if header.route_key == 0 && self.entries[index].home == Home::RouteKey {
+        if header.route_key == 0 && self.entry(index).home == Home::RouteKey {
             return Err(Objection::NoRouteKey);
         }
         match deadline {
@@ -175,7 +179,8 @@ impl Registry {
             deadline,
             now,
         } = arrival;
-        let Runner::Inline(handler) = &mut self.entries[index].runner else {
+        let position = self.position(index);
+        let Runner::Inline(handler) = &mut self.entries[position].runner else {
             unreachable!("was just matched")
         };
         let mut cx = Context {
@@ -242,7 +247,8 @@ impl Registry {
             deadline,
             ..
         } = arrival;
-        let Runner::Batched(handler) = &mut self.entries[index].runner else {
+        let position = self.position(index);
+        let Runner::Batched(handler) = &mut self.entries[position].runner else {
             unreachable!("was just matched")
         };
         let decoder = &mut self.decoder;
@@ -263,7 +269,8 @@ impl Registry {
         if let Some(crowding) = self.task_crowding(index, &lent) {
             return refuse(&header, outbox, None, &crowding);
         }
-        let Runner::Spawned(handler) = &mut self.entries[index].runner else {
+        let position = self.position(index);
+        let Runner::Spawned(handler) = &mut self.entries[position].runner else {
             unreachable!("was just matched")
         };
         let cx = lent.task_context(&header, deadline);
@@ -287,7 +294,7 @@ impl Registry {
     /// What speaks against one more task of this handler.
     fn task_crowding(&self, index: usize, lent: &Lent<'_>) -> Option<Failure> {
         match lent.may_spawn {
-            true => self.entries[index].crowding(),
+            true => self.entry(index).crowding(),
             false => Some(Objection::TooManyTasks.into()),
         }
     }
@@ -305,7 +312,7 @@ impl Registry {
         if let Some(crowding) = self.task_crowding(index, lent) {
             return Err(crowding);
         }
-        let Entry { name, runner, .. } = &self.entries[index];
+        let Entry { name, runner, .. } = self.entry(index);
         let Runner::Ordered(ordered) = runner else {
             unreachable!("dispatch has seen that it is one")
         };

@@ -82,6 +82,7 @@
 mod batched;
 mod blocking;
 mod built_in;
+mod changing;
 mod context;
 mod demotion;
 mod dispatch;

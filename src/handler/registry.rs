@@ -1,5 +1,9 @@
 //! The handlers of one shard, by key.
 
+mod check;
+#[cfg(test)]
+mod tests;
+
 use std::{fmt, rc::Rc, sync::Arc};
 
 use rustc_hash::FxHashMap;
@@ -14,14 +18,8 @@ use super::{
 };
 use crate::{
     codec::Decoder,
-    error::RegistryError,
     wire::{Affinity, HandlerKey, Header, Reason, shard_of_key},
 };
-
-/// Names that begin so belong to corelane.
-const RESERVED_PREFIX: char = '_';
-/// Bytes of the longest name: what a dump's tag and a log line bear.
-const NAME_BYTES_MAX: usize = 128;
 
 /// A name, and how to make what runs for it on a shard. Made by [`inline`](super::inline()) and its
 /// like.
@@ -75,15 +73,35 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
     pub(super) runner: Runner,
     /// Messages that run as tasks, or wait or run on the pool.
-    running: usize,
-    running_most: usize,
+    pub(super) running: usize,
+    pub(super) running_most: usize,
     running_max: usize,
     /// Of an inline handler.
     pub(super) overruns: u64,
     pub(super) overruns_max: u64,
+    /// Longest inline run that was logged.
+    logged_ns: u64,
 }
 
 impl Entry {
+    pub(super) fn new(handler: &Handler, runner: Runner, shard: &ShardInfo) -> Self {
+        Self {
+            name: handler.name.clone(),
+            home: match handler.home {
+                Home::LastShard => Home::Shard(shard.shards - 1),
+                home => home,
+            },
+            origin: handler.origin,
+            runner,
+            running: 0,
+            running_most: 0,
+            running_max: handler.running_max,
+            overruns: 0,
+            overruns_max: handler.overruns_max,
+            logged_ns: 0,
+        }
+    }
+
     /// What speaks against one more message beside the reactor.
     pub(super) fn crowding(&self) -> Option<Failure> {
         let (name, most) = (&self.name, self.running_max);
@@ -102,6 +120,8 @@ pub(super) enum Runner {
     Batched(Box<dyn Batched>),
     /// The same on every shard.
     Blocking(Arc<dyn Blocking>),
+    /// It was removed.
+    Gone,
 }
 
 impl Handler {
@@ -218,7 +238,7 @@ impl Handler {
         Self { ordered, ..self }
     }
 
-    fn make_runner(&self, index: usize, shard: &ShardInfo, lines: &Rc<Lines>) -> Runner {
+    pub(super) fn make_runner(&self, index: usize, shard: &ShardInfo, lines: &Rc<Lines>) -> Runner {
         match ((self.make)(shard), self.ordered) {
             (Runner::Spawned(handler), Some(waiting_max)) => {
                 Runner::Ordered(Box::new(Ordered::new(handler, index, waiting_max, lines)))
@@ -257,114 +277,68 @@ impl fmt::Debug for Handler {
     }
 }
 
-/// The handlers that one shard runs, frozen at start. A handler's index is its place in the order
-/// of registration, the same on every shard; the built-in ones come last.
+/// The handlers that one shard runs. A handler's index is its place in the order of registration,
+/// the same on every shard. That of a built-in one is beyond them all, and no recorder knows it.
 pub struct Registry {
-    by_key: FxHashMap<u64, usize>,
+    pub(super) by_key: FxHashMap<u64, usize>,
+    /// The built-in ones, then those of users: to them others may be added.
     pub(super) entries: Vec<Entry>,
+    /// How many are built in.
+    built_in: usize,
+    /// Made, and not served yet, with its index.
+    pub(super) prepared: Option<(usize, Entry)>,
     own: usize,
     shards: usize,
     pub(super) decoder: Decoder,
     /// What handlers write for nobody.
     pub(super) scratch: Vec<u8>,
     /// Who waits for their turn.
-    lines: Rc<Lines>,
+    pub(super) lines: Rc<Lines>,
     /// The key that was looked up last, and its index: messages come in runs to one handler.
-    last: Option<(HandlerKey, usize)>,
+    pub(super) last: Option<(HandlerKey, usize)>,
 }
 
 impl Registry {
-    /// Refuses what so many shards could not serve: a name twice, two names with one key, a
-    /// reserved, empty or overlong name, a shard that is not there.
-    pub fn check(handlers: &[Handler], shards: usize) -> Result<(), RegistryError> {
-        let mut by_key: FxHashMap<u64, &str> = FxHashMap::default();
-        for Handler {
-            name,
-            home,
-            kind,
-            ordered,
-            ..
-        } in handlers
-        {
-            if ordered.is_some() && *kind != HandlerKind::Spawned {
-                let name = name.to_string();
-                return Err(RegistryError::NotSpawned { name });
-            }
-            if let Home::Shard(shard) = *home
-                && shard >= shards
-            {
-                let name = name.to_string();
-                return Err(RegistryError::NoSuchShard {
-                    name,
-                    shard,
-                    shards,
-                });
-            }
-            if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(RegistryError::Length {
-                    name: name.to_string(),
-                    bytes_max: NAME_BYTES_MAX,
-                });
-            }
-            if name.starts_with(RESERVED_PREFIX) {
-                return Err(RegistryError::Reserved {
-                    name: name.to_string(),
-                });
-            }
-            let key = HandlerKey::of(name);
-            match by_key.insert(key.get(), name) {
-                Some(other) if other == &**name => {
-                    return Err(RegistryError::Twice {
-                        name: name.to_string(),
-                    });
-                }
-                Some(other) => {
-                    let (name, other) = (name.to_string(), other.to_owned());
-                    return Err(RegistryError::Collision {
-                        name,
-                        other,
-                        key: key.to_string(),
-                    });
-                }
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Makes every handler for this shard, on this shard.
     pub fn new(handlers: &[Handler], shard: &ShardInfo) -> Self {
-        let keys = handlers
-            .iter()
-            .map(|handler| HandlerKey::of(&handler.name).get());
         let lines = Rc::new(Lines::default());
+        let (built_in, users): (Vec<&Handler>, Vec<&Handler>) =
+            handlers.iter().partition(|it| it.origin.is_built_in());
+        let count = built_in.len();
+        let all = || built_in.iter().chain(&users);
+        let indexes = (0..).map(|position: usize| position.wrapping_sub(count));
+        let keys = all().map(|it| HandlerKey::of(&it.name).get());
+        let entry = |(index, it): (usize, &&Handler)| {
+            Entry::new(it, it.make_runner(index, shard, &lines), shard)
+        };
         Self {
-            by_key: keys.zip(0..).collect(),
-            entries: handlers
-                .iter()
-                .enumerate()
-                .map(|(index, handler)| Entry {
-                    name: handler.name.clone(),
-                    home: match handler.home {
-                        Home::LastShard => Home::Shard(shard.shards - 1),
-                        home => home,
-                    },
-                    origin: handler.origin,
-                    runner: handler.make_runner(index, shard, &lines),
-                    running: 0,
-                    running_most: 0,
-                    running_max: handler.running_max,
-                    overruns: 0,
-                    overruns_max: handler.overruns_max,
-                })
-                .collect(),
+            by_key: keys.zip(indexes.clone()).collect(),
+            entries: indexes.zip(all()).map(entry).collect(),
+            built_in: count,
+            prepared: None,
             own: shard.shard,
             shards: shard.shards,
             decoder: Decoder::new(),
             scratch: Vec::new(),
-            lines,
+            lines: lines.clone(),
             last: None,
         }
+    }
+
+    #[inline]
+    pub(super) fn position(&self, index: usize) -> usize {
+        index.wrapping_add(self.built_in)
+    }
+
+    #[inline]
+    pub(super) fn entry(&self, index: usize) -> &Entry {
+        &self.entries[self.position(index)]
+    }
+
+    #[inline]
+    pub(super) fn entry_mut(&mut self, index: usize) -> &mut Entry {
+        let position = self.position(index);
+        &mut self.entries[position]
     }
 
     /// Who waits for their turn.
@@ -379,32 +353,42 @@ impl Registry {
 
     /// A message of this handler runs from now on beside the reactor, or waits for a thread.
     pub fn begin(&mut self, handler: usize) {
-        let entry = &mut self.entries[handler];
+        let entry = self.entry_mut(handler);
         entry.running += 1;
         entry.running_most = entry.running_most.max(entry.running);
     }
 
     /// A handler's messages that run or wait beside the reactor, and the most that have at once.
     pub fn under_way(&self, handler: usize) -> (usize, usize) {
-        let entry = &self.entries[handler];
+        let entry = self.entry(handler);
         (entry.running, entry.running_most)
     }
 
     /// It is answered, or cannot be.
     pub fn end(&mut self, handler: usize) {
-        self.entries[handler].running -= 1;
+        self.entry_mut(handler).running -= 1;
     }
 
-    /// The names in the order of their indexes.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| &*entry.name)
-    }
-
-    /// Those of them that users have registered. They come first, so that their indexes are their
-    /// places here, too.
+    /// The names of users' handlers, by index.
     pub fn user_names(&self) -> impl Iterator<Item = &str> {
-        let users = self.entries.iter().filter(|it| !it.origin.is_built_in());
-        users.map(|entry| &*entry.name)
+        self.entries[self.built_in..].iter().map(|it| &*it.name)
+    }
+
+    /// Its name.
+    pub fn name_of(&self, handler: usize) -> &str {
+        &self.entry(handler).name
+    }
+
+    /// An inline handler has outrun its budget. True if it has doubled its longest run that was
+    /// logged: then that is to be, so that a slow one does not flood the log.
+    #[cold]
+    pub fn is_news(&mut self, handler: usize, ran_ns: u64) -> bool {
+        let logged_ns = &mut self.entry_mut(handler).logged_ns;
+        let is_news = ran_ns >= logged_ns.saturating_mul(2);
+        if is_news {
+            *logged_ns = ran_ns;
+        }
+        is_news
     }
 
     /// Whether a message runs though the process drains.
@@ -412,14 +396,14 @@ impl Registry {
     pub fn runs_while_draining(&mut self, header: &Header) -> bool {
         let origin = self
             .index_of(header.handler)
-            .map(|it| self.entries[it].origin);
+            .map(|it| self.entry(it).origin);
         let while_draining = true;
         origin == Some(Origin::BuiltIn { while_draining })
     }
 
     /// Where a blocking handler's messages wait.
     pub(super) fn lane_of(&self, index: usize) -> Lane {
-        match self.entries[index].origin {
+        match self.entry(index).origin {
             Origin::User => Lane::Pool,
             Origin::BuiltIn { .. } => Lane::Operator,
         }
@@ -432,7 +416,7 @@ impl Registry {
             return None;
         }
         let index = self.index_of(header.handler)?;
-        let home = match self.entries[index].home {
+        let home = match self.entry(index).home {
             Home::Local | Home::LastShard => return None,
             Home::Shard(shard) => shard,
             // It is refused where it is.
@@ -458,9 +442,7 @@ impl Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.names()).finish()
+        let names = self.entries.iter().map(|it| &it.name);
+        f.debug_set().entries(names).finish()
     }
 }
-
-#[cfg(test)]
-mod tests;

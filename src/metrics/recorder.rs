@@ -68,6 +68,15 @@ impl Recorder {
         }
     }
 
+    /// There are more handlers now, behind those that there were. Allocates.
+    pub fn grow(&mut self, names: Arc<[String]>) {
+        for interval in [&mut self.current, &mut self.spare] {
+            let handlers = &mut interval.handlers;
+            handlers.resize_with(names.len(), HandlerInterval::default);
+        }
+        self.names = names;
+    }
+
     /// The handlers' names, by index.
     pub fn names(&self) -> &Arc<[String]> {
         &self.names

@@ -83,6 +83,16 @@ impl Snapshot {
         }
     }
 
+    /// There are more handlers now, behind those that there were. To be called before an interval
+    /// of them is added.
+    pub fn grow(&mut self, names: Arc<[String]>) {
+        for counters in &mut self.handler_counters {
+            counters.resize(names.len(), HandlerCounters::default());
+        }
+        self.handlers.resize_with(names.len(), Default::default);
+        self.names = names;
+    }
+
     /// Adds what a shard recorded in an interval. A shard or a handler that the snapshot was not
     /// made for is left out.
     pub fn add(&mut self, shard: usize, interval: &Interval) {
@@ -157,7 +167,7 @@ impl Snapshot {
         total
     }
 
-    /// The served handlers, by index, those that never ran included.
+    /// The served handlers, by index, those that never ran or were removed included.
     pub fn handlers(&self) -> impl Iterator<Item = HandlerView<'_>> {
         let named = self.names.iter().zip(&self.handlers).enumerate();
         named.map(|(index, (name, (in_handler, read_to_reply)))| {

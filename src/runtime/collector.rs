@@ -110,6 +110,13 @@ impl Collector {
         lists
     }
 
+    /// There are more handlers now. Before any shard serves them.
+    pub(super) fn grow(&mut self, names: &Arc<[String]>) {
+        self.handlers = names.len();
+        self.total.grow(names.clone());
+        self.undumped.grow(names.clone());
+    }
+
     /// How many shards there are, or were.
     pub(super) fn shards(&self) -> usize {
         self.shards.len()

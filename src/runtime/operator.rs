@@ -47,6 +47,26 @@ const PEERS_LISTED: usize = 1_024;
 /// And of each shard at least.
 const PEERS_LISTED_MIN: usize = 16;
 
+/// The names of all of them, as `_handlers` lists them.
+const BUILT_IN: [&str; 6] = [
+    "_drain",
+    "_dump",
+    "_handlers",
+    "_health",
+    "_metrics",
+    "_peers",
+];
+
+/// The built-in handler that lists these, and all built-in ones. Another takes its place whenever
+/// these change, so that no shard looks at what another thread writes.
+pub(super) fn listing(handlers: Vec<HandlerEntry>) -> Handler {
+    let text = json(&Listing {
+        handlers,
+        built_in: BUILT_IN,
+    });
+    built_in("_handlers", true, move |_, reply| reply.write_all(&text))
+}
+
 /// What the built-in handlers know.
 pub(super) struct Operator {
     instance: Uuid,
@@ -99,15 +119,11 @@ impl Operator {
             self.job("_dump", false, Self::dump),
             self.job("_drain", true, Self::drain),
         ];
-        let mut list = Handlers {
-            handlers: entries(users, shards),
-            built_in: vec!["_handlers".to_owned()],
-        };
-        let names = handlers.iter().map(|it: &Handler| it.name().to_owned());
-        list.built_in.extend(names);
-        list.built_in.sort_unstable();
-        let text = json(&list);
-        handlers.push(self.reading("_handlers", move |_, _, reply| reply.write_all(&text)));
+        handlers.push(listing(entries(users, shards)));
+        debug_assert!(
+            handlers.iter().all(|it| BUILT_IN.contains(&it.name())),
+            "each is listed"
+        );
         handlers
     }
 
@@ -216,9 +232,9 @@ impl Operator {
 }
 
 #[derive(Serialize)]
-struct Handlers {
+struct Listing {
     handlers: Vec<HandlerEntry>,
-    built_in: Vec<String>,
+    built_in: [&'static str; BUILT_IN.len()],
 }
 
 #[derive(Serialize)]

@@ -17,6 +17,7 @@ use super::{
     listening::{await_listening, describe},
     operator::{Operator, Orders},
     pool::{Pool, join_within},
+    roster::{self, Handlers},
     thread::{self as shard_thread, ShardThread},
 };
 use crate::{
@@ -193,8 +194,17 @@ pub(super) fn start(
     for say in go {
         let _ = say.send(hello.clone());
     }
+    let roster = Handlers::new(roster::Parts {
+        handlers,
+        shards: shards.iter().map(|shard| shard.commands.clone()).collect(),
+        hello,
+        collector: collector.clone(),
+        client: client.clone(),
+        has_pool: pool.is_some(),
+    });
     let mut runtime = Runtime {
         instance,
+        handlers: roster,
         shards,
         client,
         clock,
@@ -353,6 +363,8 @@ async fn run_shard<E: Engine>(seed: Seed, engine: Result<E, EngineError>) {
     // First of all: if a handler's factory panics, this thread ends before it has told anything,
     // and the start fails.
     let registry = Registry::new(&seed.handlers, &seed.info);
+    // What a handler is made from goes with it, should it be removed.
+    drop(seed.handlers);
     let listening = engine.and_then(|mut engine| {
         let endpoints: Result<Vec<Endpoint>, EngineError> = seed
             .listen

@@ -244,11 +244,9 @@ impl Core {
     /// that a slow one does not flood the log. Its policy may demote it.
     #[cold]
     pub(super) fn outran(&mut self, handler: usize, ran_ns: u64) {
-        if ran_ns >= self.logged_ns[handler].saturating_mul(2) {
-            self.logged_ns[handler] = ran_ns;
-            let name = self.registry.names().nth(handler).unwrap_or_default();
+        if self.registry.is_news(handler, ran_ns) {
             tracing::warn!(
-                handler = name,
+                handler = self.registry.name_of(handler),
                 shard = self.info.shard,
                 ran_us = ran_ns / 1000,
                 budget_us = self.options.inline_budget.as_micros() as u64,
@@ -258,7 +256,7 @@ impl Core {
         if self.registry.note_overrun(handler) {
             self.recorder.record_demotion(handler);
             tracing::warn!(
-                handler = self.registry.names().nth(handler).unwrap_or_default(),
+                handler = self.registry.name_of(handler),
                 shard = self.info.shard,
                 "an inline handler outran its budget too often; it runs as a task from now on"
             );
@@ -288,6 +286,7 @@ impl Core {
             Ok(hello) => {
                 tracing::debug!(?connection, instance = %hello.instance, "hello");
                 self.introduce(now, connection, hello.instance);
+                self.note_updates(connection, &hello);
                 let welcome = Header::new(Kind::Welcome, header.correlation);
                 if outbox.push(&welcome, &self.hello).is_err() {
                     self.recorder.counters.answers_lost += 1;

@@ -98,6 +98,11 @@ impl Batches {
         found.map(|it| it.is_cancelled = true).is_some()
     }
 
+    /// There are so many handlers now.
+    pub(super) fn grow(&mut self, handlers: usize) {
+        self.collected.resize_with(handlers, Collected::default);
+    }
+
     fn find_next_due(&mut self) {
         self.next_due = self.collected.iter().filter_map(|it| it.due).min();
     }
@@ -151,6 +156,13 @@ impl Core {
             }
         }
         count
+    }
+
+    /// Runs what this handler has collected, whatever it is.
+    pub(super) fn run_batch_of(&mut self, handler: usize) {
+        if !self.batches.collected[handler].waiting.is_empty() {
+            self.run_batch(handler);
+        }
     }
 
     /// Runs what a handler has collected. Its messages are answered as tasks are, in this turn.

@@ -4,7 +4,7 @@ use std::{fmt, future::Future, pin::Pin};
 
 use quanta::Instant;
 
-use super::ShardPeers;
+use super::{Change, Changed, ShardPeers};
 use crate::{
     handler::TaskContext,
     metrics::{Blank, Counters, Interval},
@@ -35,6 +35,13 @@ pub enum Command {
     },
     /// Run a guest: a task that is no handler's.
     Run(Guest),
+    /// Change what is served.
+    Change {
+        /// How.
+        change: Change,
+        /// Told when it is done.
+        reply: crossbeam_channel::Sender<Changed>,
+    },
     /// Handle nothing new, answer what there is, and end by this time.
     Drain {
         /// What is not answered by then is given up.
@@ -50,6 +57,7 @@ impl fmt::Debug for Command {
             Command::Measure { .. } => "Measure",
             Command::Peers { .. } => "Peers",
             Command::Run(_) => "Run",
+            Command::Change { .. } => "Change",
             Command::Drain { .. } => "Drain",
         })
     }

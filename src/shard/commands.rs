@@ -34,6 +34,7 @@ impl<E: Engine> Shard<E> {
                     let future = guest(self.core.task_context());
                     self.core.tasks.spawn_guest(future);
                 }
+                Command::Change { change, reply } => self.change(change, &reply),
                 Command::Drain { until, done } => self.begin_drain(now, until, done),
             }
         }

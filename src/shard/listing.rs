@@ -16,6 +16,8 @@ pub(super) struct Introduced {
     pub(super) epoch: u64,
     /// It has said goodbye.
     pub(super) is_draining: bool,
+    /// It wants to know when the list of handlers changes.
+    pub(super) takes_updates: bool,
 }
 
 impl Introduced {

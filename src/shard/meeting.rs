@@ -59,10 +59,19 @@ impl Core {
                 return self.do_without(now, id);
             }
         };
+        let mut caller = self.side.caller.borrow_mut();
         if !is_expected {
+            // What a known process serves has changed. Who was not met, or has been replaced, has
+            // nothing to add; nor has a further shard.
+            if let Some(met) = &mut peer.identity
+                && met.instance == hello.instance
+                && caller.main_of(id).is_none()
+            {
+                caller.learn_handlers(id, &hello);
+                met.handlers = hello.handlers;
+            }
             return;
         }
-        let mut caller = self.side.caller.borrow_mut();
         if let Some(main) = caller.main_of(id) {
             if caller.is_met(main, id, &hello) {
                 return caller.stand(id, Standing::Up);

@@ -9,6 +9,7 @@ mod answering;
 mod batches;
 mod blocking;
 mod calling;
+mod changing;
 mod command;
 mod commands;
 mod crossing;
@@ -34,6 +35,7 @@ use self::{
 };
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
+    changing::{Announcement, Change, ChangeRefused, Changed},
     command::{Command, Drained, Guest, LocalFuture},
     depths::Depths,
     listing::{AcceptedPeer, DialedPeer, ShardPeers},
@@ -124,8 +126,6 @@ struct Core {
     recorder: Recorder,
     /// `options.inline_budget`.
     inline_budget_ns: u64,
-    /// Longest inline run that was logged, by handler.
-    logged_ns: Vec<u64>,
     /// The time, as far as this poll has read the clock: when its first message was read, then when
     /// its last handler returned.
     read_at: Option<Instant>,
@@ -167,6 +167,8 @@ struct Core {
     condemned: Vec<ConnectionId>,
     /// This process's hello, encoded.
     hello: Vec<u8>,
+    /// Connections whose peers are to be told of the latest one.
+    untold: Vec<ConnectionId>,
     phase: Phase,
 }
 
@@ -207,7 +209,6 @@ impl<E: Engine> Shard<E> {
             ..
         } = parts;
         registry.keep_at_most(options.buffered_bytes_max);
-        let handlers = registry.names().count();
         // Built-in handlers have no histograms: what an operator asks is not what he asks about.
         let names: Arc<[String]> = registry.user_names().map(String::from).collect();
         let limits = CallerLimits {
@@ -226,7 +227,6 @@ impl<E: Engine> Shard<E> {
             clock,
             registry,
             inline_budget_ns: turn::nanos(options.inline_budget),
-            logged_ns: vec![0; handlers],
             recorder: match options.has_histograms {
                 true => Recorder::new(names),
                 false => Recorder::counting(names),
@@ -256,6 +256,7 @@ impl<E: Engine> Shard<E> {
             strikes: FxHashMap::default(),
             condemned: Vec::new(),
             hello: hello.encode(),
+            untold: Vec::new(),
             phase: Phase::Running,
         };
         Self { engine, core }

@@ -96,6 +96,7 @@ impl Core {
             since: now,
             epoch: self.news.next_epoch(),
             is_draining: false,
+            takes_updates: false,
         };
         self.introduced.insert(connection, introduced);
         let shard = self.info.shard;

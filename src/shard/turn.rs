@@ -30,6 +30,7 @@ impl<E: Engine> Shard<E> {
         work += self.core.timers.fire(now);
         work += self.core.run_due_batches(now);
         work += self.answer_tasks(now);
+        work += self.tell_changes();
         self.core.publish();
         self.core.side.caller.borrow_mut().expire(now);
         self.core.underway.expire(now);
@@ -54,7 +55,8 @@ impl<E: Engine> Shard<E> {
             && core.commands.is_empty()
             && core.side.is_quiet()
             && !core.tasks.has_finished()
-            && !core.jobs.has_finished();
+            && !core.jobs.has_finished()
+            && core.untold.is_empty();
         is_quiet && self.core.crossing.may_park() && self.engine.may_park()
     }
 

@@ -42,6 +42,10 @@ pub struct Hello {
     pub handlers: Vec<HandlerEntry>,
 }
 
+/// In a hello's `features`: whoever says it wants another welcome, with correlation 0, whenever
+/// what the other end serves has changed.
+pub const FEATURE_UPDATES: &str = "updates";
+
 impl Hello {
     /// What this build says in every hello; the caller adds what its own process serves.
     pub fn of_instance(instance: Uuid) -> Self {
@@ -49,7 +53,7 @@ impl Hello {
             instance,
             versions: vec![VERSION],
             codecs: Codec::NAMES.map(String::from).to_vec(),
-            features: Vec::new(),
+            features: vec![FEATURE_UPDATES.to_owned()],
             host: String::new(),
             endpoints: Vec::new(),
             shards: 0,
@@ -57,6 +61,11 @@ impl Hello {
             route_map: ROUTE_MAP.to_owned(),
             handlers: Vec::new(),
         }
+    }
+
+    /// Whether who says this wants to be told when the list of handlers changes.
+    pub fn takes_updates(&self) -> bool {
+        self.features.iter().any(|it| it == FEATURE_UPDATES)
     }
 
     /// The JSON that goes into the payload. Allocates.

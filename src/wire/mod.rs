@@ -16,7 +16,7 @@ mod received;
 mod route_key;
 pub mod zmtp;
 
-pub use control::{Affinity, HandlerEntry, Hello};
+pub use control::{Affinity, FEATURE_UPDATES, HandlerEntry, Hello};
 pub use header::{Codec, Flags, HEADER_BYTES, Header, Kind, Reason, VERSION};
 pub use key::HandlerKey;
 pub use outbox::{

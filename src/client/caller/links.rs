@@ -135,6 +135,14 @@ impl Caller {
         stale
     }
 
+    /// A process that is known has changed what it serves.
+    pub fn learn_handlers(&mut self, main: PeerId, hello: &Hello) {
+        let shards = self.queues.get_mut(&main);
+        if let Some(shards) = shards.and_then(|it| it.shards.as_deref_mut()) {
+            shards.learn_handlers(hello);
+        }
+    }
+
     /// Whether a process has a connection beside this one.
     pub fn has_links(&self, main: PeerId) -> bool {
         self.links_of(main).iter().any(|link| self.knows(*link))

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    error::RegistryError,
     handler::{blocking, inline, spawned},
     wire::Kind,
 };
