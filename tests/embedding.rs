@@ -1,6 +1,8 @@
 //! The runtime as a program embeds it: real shards, real sockets, over tcp and ipc. One suite for
 //! every engine, and for every pairing of two; another one joins by a line at the end.
 
+#[path = "embedding/awaiting.rs"]
+mod awaiting;
 #[path = "embedding/batched.rs"]
 mod batched;
 #[path = "embedding/blocking.rs"]
@@ -99,6 +101,10 @@ macro_rules! suite {
                     no_more_run_at_once_than_a_handler_allows
                     calls_of_a_handler_end_with_the_call_that_it_serves
                     a_handler_that_outruns_its_budget_is_demoted;
+                awaiting:
+                    a_handler_is_awaited_until_every_shard_serves_it
+                    what_awaits_a_handler_ends_as_any_task
+                    a_drain_answers_what_awaits_a_handler;
                 changing:
                     handlers_come_and_go_on_every_shard
                     what_cannot_be_served_is_served_nowhere

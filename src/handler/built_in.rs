@@ -72,10 +72,10 @@ where
     Handler::blocking(name, Arc::new(BuiltIn(handler))).built_in(while_draining)
 }
 
-/// Nothing is asked yet that would take more than the name. So that members can be added, what is
-/// there must be what it will be then: nothing, or JSON, an object or null. Raw bytes that are such
-/// JSON will do, for tools that do not set the codec.
-fn check_question(codec: Codec, payload: &[u8]) -> Result<(), Failure> {
+/// Most are asked nothing that would take more than their name. So that members can be added, what
+/// is there must be what it will be then: nothing, or JSON, an object or null. Raw bytes that are
+/// such JSON will do, for tools that do not set the codec.
+pub(super) fn check_question(codec: Codec, payload: &[u8]) -> Result<(), Failure> {
     let refuse = |reason, text: String| Err(Failure { reason, text });
     if !matches!(codec, Codec::Json | Codec::Raw) {
         let text = "built-in handlers speak JSON".to_owned();

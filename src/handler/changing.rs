@@ -22,8 +22,8 @@ impl Registry {
         shard: &ShardInfo,
     ) -> Result<(), String> {
         self.discard();
-        let lines = self.lines.clone();
-        let make = AssertUnwindSafe(|| handler.make_runner(index, shard, &lines));
+        let shared = (&self.lines, &self.board);
+        let make = AssertUnwindSafe(|| handler.make_runner(index, shard, shared));
         let runner = catch_unwind(make).map_err(|panic| Failure::panicked(&*panic).text)?;
         let entry = Entry::new(handler, runner, shard);
         self.prepared = Some((index, entry));
@@ -74,8 +74,8 @@ impl Registry {
     pub fn replace_built_in(&mut self, handler: &Handler, shard: &ShardInfo) {
         let key = HandlerKey::of(handler.name()).get();
         if let Some(&index) = self.by_key.get(&key) {
-            let lines = self.lines.clone();
-            self.entry_mut(index).runner = handler.make_runner(index, shard, &lines);
+            let runner = handler.make_runner(index, shard, (&self.lines, &self.board));
+            self.entry_mut(index).runner = runner;
         }
     }
 

@@ -79,6 +79,7 @@
 //!
 //! Names that begin with `_` are corelane's own: every [`Runtime`](crate::runtime) serves some.
 
+mod awaiting;
 mod batched;
 mod blocking;
 mod built_in;
@@ -94,6 +95,8 @@ mod spawned;
 mod timers;
 
 pub use crate::error::HandlerError;
+pub use awaiting::Board;
+pub(crate) use awaiting::await_handler;
 pub use batched::{
     Batch, BatchContext, Item, batched, batched_raw, batched_raw_with, batched_with,
 };

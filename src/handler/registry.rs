@@ -8,8 +8,10 @@ use std::{fmt, rc::Rc, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
+pub(super) use self::check::could_be_served;
 use super::{
     Failure, ShardInfo,
+    awaiting::{AwaitHandler, Board},
     batched::Batched,
     blocking::{Blocking, Lane},
     inline::Inline,
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     codec::Decoder,
-    wire::{Affinity, HandlerKey, Header, Reason, shard_of_key},
+    wire::{Affinity, HandlerEntry, HandlerKey, Header, Reason, shard_of_key},
 };
 
 /// A name, and how to make what runs for it on a shard. Made by [`inline`](super::inline()) and its
@@ -41,6 +43,8 @@ pub struct Handler {
 enum HandlerKind {
     Blocking,
     Spawned,
+    /// Made by the registry, whose board it reads.
+    Awaiting,
     /// Runs in the reactor's turn.
     Other,
 }
@@ -158,6 +162,13 @@ impl Handler {
         }
     }
 
+    pub(super) fn awaiting(name: &str) -> Self {
+        Self {
+            kind: HandlerKind::Awaiting,
+            ..Self::new(name, |_| Runner::Gone)
+        }
+    }
+
     pub(super) fn built_in(self, while_draining: bool) -> Self {
         let origin = Origin::BuiltIn { while_draining };
         Self { origin, ..self }
@@ -238,7 +249,15 @@ impl Handler {
         Self { ordered, ..self }
     }
 
-    pub(super) fn make_runner(&self, index: usize, shard: &ShardInfo, lines: &Rc<Lines>) -> Runner {
+    pub(super) fn make_runner(
+        &self,
+        index: usize,
+        shard: &ShardInfo,
+        (lines, board): (&Rc<Lines>, &Rc<Board>),
+    ) -> Runner {
+        if self.kind == HandlerKind::Awaiting {
+            return Runner::Spawned(Box::new(AwaitHandler(board.clone())));
+        }
         match ((self.make)(shard), self.ordered) {
             (Runner::Spawned(handler), Some(waiting_max)) => {
                 Runner::Ordered(Box::new(Ordered::new(handler, index, waiting_max, lines)))
@@ -294,6 +313,8 @@ pub struct Registry {
     pub(super) scratch: Vec<u8>,
     /// Who waits for their turn.
     pub(super) lines: Rc<Lines>,
+    /// Who waits for a handler.
+    pub(super) board: Rc<Board>,
     /// The key that was looked up last, and its index: messages come in runs to one handler.
     pub(super) last: Option<(HandlerKey, usize)>,
 }
@@ -306,10 +327,16 @@ impl Registry {
             handlers.iter().partition(|it| it.origin.is_built_in());
         let count = built_in.len();
         let all = || built_in.iter().chain(&users);
+        let says = |of: &[&Handler]| {
+            let entry = |it: &&Handler| HandlerEntry::new(&it.name, it.affinity(shard.shards));
+            of.iter().map(entry).collect()
+        };
+        let board = Rc::new(Board::new(says(&built_in), says(&users)));
         let indexes = (0..).map(|position: usize| position.wrapping_sub(count));
         let keys = all().map(|it| HandlerKey::of(&it.name).get());
         let entry = |(index, it): (usize, &&Handler)| {
-            Entry::new(it, it.make_runner(index, shard, &lines), shard)
+            let runner = it.make_runner(index, shard, (&lines, &board));
+            Entry::new(it, runner, shard)
         };
         Self {
             by_key: keys.zip(indexes.clone()).collect(),
@@ -321,6 +348,7 @@ impl Registry {
             decoder: Decoder::new(),
             scratch: Vec::new(),
             lines: lines.clone(),
+            board: board.clone(),
             last: None,
         }
     }
@@ -344,6 +372,11 @@ impl Registry {
     /// Who waits for their turn.
     pub fn lines(&self) -> &Lines {
         &self.lines
+    }
+
+    /// What is said to be served, and who waits for more.
+    pub fn board(&self) -> &Board {
+        &self.board
     }
 
     /// No more bytes of messages than this wait for their turn, unless one alone is larger.

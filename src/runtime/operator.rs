@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `_health` | `{"status":"ok"\|"draining","instance":…,"uptime_s":…}` | yes |
 //! | `_handlers` | `{"handlers":[…],"built_in":[…]}`; the first list is `welcome`'s | yes |
+//! | `_await_handler` | an entry of that list, once the handler of this `name` is served | no |
 //! | `_metrics` | a [`Report`], with `instance` and `uptime_s` | yes |
 //! | `_peers` | `{"silent_shards":[…],"shards":[…]}`: of each shard the accepted and dialed peers | yes |
 //! | `_dump` | `{"path":…}`, once the file is written | no |
@@ -12,10 +13,11 @@
 //! [`RuntimeBuilder::on_drain_request`]: super::RuntimeBuilder::on_drain_request
 //!
 //! All take an empty payload or a JSON object, raw or as JSON, and answer JSON in the request's
-//! codec. The first two run inline, on the shard that reads them. The others wait for shards or the
-//! file system, on a thread of their own behind a queue of 16: what is beyond that is nacked
-//! `Overloaded`. Their messages count as any others; but they have no histograms and no rows, so
-//! that a service that is watched measures itself and not who watches.
+//! codec. The first two run inline, on the shard that reads them. `_await_handler` runs as a
+//! spawned handler does, within the same bounds. The others wait for shards or the file system, on
+//! a thread of their own behind a queue of 16: what is beyond that is nacked `Overloaded`. Their
+//! messages count as any others; but they have no histograms and no rows, so that a service that is
+//! watched measures itself and not who watches.
 
 use std::{
     fmt,
@@ -35,7 +37,7 @@ use uuid::Uuid;
 use super::{collector::Collector, listening::entries};
 use crate::{
     config::Settings,
-    handler::{Context, Failure, Handler, built_in, built_in_job},
+    handler::{Context, Failure, Handler, await_handler, built_in, built_in_job},
     metrics::Report,
     shard::ShardPeers,
     wire::{HandlerEntry, Reason},
@@ -48,7 +50,8 @@ const PEERS_LISTED: usize = 1_024;
 const PEERS_LISTED_MIN: usize = 16;
 
 /// The names of all of them, as `_handlers` lists them.
-const BUILT_IN: [&str; 6] = [
+const BUILT_IN: [&str; 7] = [
+    "_await_handler",
     "_drain",
     "_dump",
     "_handlers",
@@ -120,6 +123,7 @@ impl Operator {
             self.job("_drain", true, Self::drain),
         ];
         handlers.push(listing(entries(users, shards)));
+        handlers.push(await_handler());
         debug_assert!(
             handlers.iter().all(|it| BUILT_IN.contains(&it.name())),
             "each is listed"

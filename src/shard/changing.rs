@@ -138,6 +138,7 @@ impl Core {
             ..(*hello).clone()
         };
         self.hello = hello.encode();
+        self.registry.board().set(hello.handlers);
         if let Some(listing) = listing {
             self.registry.replace_built_in(&listing, &self.info);
         }

@@ -54,6 +54,7 @@ impl<E: Engine> Shard<E> {
         }
         self.engine.stop_listening();
         self.core.run_batches(None);
+        self.core.registry.board().close();
         self.core.side.caller.borrow_mut().refuse_new();
         let goodbye = Header::new(Kind::Goodbye, 0);
         let introduced = self.core.introduced.iter();

@@ -251,7 +251,8 @@ impl<E: Engine> Shard<E> {
             || core.tasks.wait_only_for(|is_given| {
                 let calls = core.side.caller.borrow().count_wakers(is_given)?;
                 let turns = core.registry.lines().count_wakers(is_given);
-                Some(calls + core.timers.count_wakers(is_given) + turns)
+                let handlers = core.registry.board().count_wakers(is_given);
+                Some(calls + core.timers.count_wakers(is_given) + turns + handlers)
             })
     }
 }

@@ -23,6 +23,19 @@ fn built_in_handlers_are_called_as_any_other() {
         assert_eq!(handlers["handlers"].as_array().map(Vec::len), Some(12));
         let metrics = answer(&endpoint, "_metrics");
         assert_eq!(metrics["shards"][0]["handled"], 2);
+        let question = r#"{"name":"sum"}"#;
+        let awaited = corelane(&["call", &endpoint, "_await_handler", "--json", question]);
+        let entry: Value = serde_json::from_slice(&awaited.stdout).expect("JSON");
+        let handlers = handlers["handlers"].as_array().expect("a list");
+        assert!(
+            entry["name"] == "sum" && handlers.contains(&entry),
+            "{entry}"
+        );
+        let question = r#"{"name":"nobody"}"#;
+        let options = ["--json", question, "--within", "200"];
+        let awaited = corelane(&[&["call", &endpoint, "_await_handler"], &options[..]].concat());
+        let stderr = String::from_utf8_lossy(&awaited.stderr);
+        assert!(stderr.starts_with("indeterminate: "), "{stderr}");
         let peers = answer(&endpoint, "_peers");
         // Those that have gone may still be listed: libzmq does not tell.
         let accepted = peers["shards"][0]["accepted_total"].as_u64();
@@ -32,7 +45,7 @@ fn built_in_handlers_are_called_as_any_other() {
         assert_eq!(nack.status.code(), Some(1), "{stderr}");
         let expected = "nack: Unauthorized: the configuration does not say control.allow_drain";
         assert!(stderr.starts_with(expected), "{stderr}");
-        assert_eq!(served.stop()["accepted"], 5);
+        assert_eq!(served.stop()["accepted"], 7);
     }
 }
 

@@ -10,6 +10,11 @@ const RESERVED_PREFIX: char = '_';
 /// Bytes of the longest name: what a dump's tag and a log line bear.
 const NAME_BYTES_MAX: usize = 128;
 
+/// Whether a handler can have this name, be it a built-in one's.
+pub(in crate::handler) fn could_be_served(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+}
+
 impl Registry {
     /// Refuses what so many shards could not serve: a name twice, two names with one key, a
     /// reserved, empty or overlong name, a shard that is not there.
@@ -37,7 +42,7 @@ impl Registry {
                     shards,
                 });
             }
-            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            if !could_be_served(name) {
                 return Err(RegistryError::Length {
                     name: name.to_string(),
                     bytes_max: NAME_BYTES_MAX,
