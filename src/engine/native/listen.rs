@@ -117,7 +117,11 @@ impl Listener {
         };
         match changed {
             Ok(()) => self.is_watched = wanted,
-            Err(errno) => tracing::error!(%errno, "cannot watch a listening socket"),
+            Err(errno) => {
+                tracing::error!(%errno, "cannot watch a listening socket; trying again");
+                // Nothing else would wake a shard that parks.
+                self.rests_until = Some(now + REST);
+            }
         }
     }
 }

@@ -328,8 +328,9 @@ impl Engine for Native {
         self.await_blocked();
         self.watch_listeners();
         self.has_parked = true;
-        // What is ready in the poller now makes its descriptor readable: no need to look.
-        !self.is_dirty()
+        // What is ready in the poller now makes its descriptor readable: no need to look. But one
+        // that could not be watched has just been lost.
+        !self.is_dirty() && self.gone.is_empty()
     }
 
     fn wait(&mut self, bell: BorrowedFd<'_>, at_most: Option<Timespec>) {
