@@ -1,5 +1,7 @@
 //! Peers that are stopped, killed or stuck, as processes, and what the native engine makes of it.
 
+#[path = "native_failures/blackhole.rs"]
+mod blackhole;
 #[path = "cli/process.rs"]
 #[allow(dead_code)] // what the command's own tests need of it
 mod process;
