@@ -266,6 +266,36 @@ fn an_interval_without_records_writes_no_line() {
     assert!(read_by_tag(&[writer.path().to_owned()]).unwrap().is_empty());
 }
 
+/// Back beyond the log's start, forward by years, and back within an interval.
+#[test]
+fn a_wall_clock_that_jumps_spoils_no_dump() {
+    let directory = tempfile::tempdir().unwrap();
+    let started = UNIX_EPOCH + STARTED;
+    let mut writer = DumpWriter::create(directory.path(), started).unwrap();
+    let names: Arc<[String]> = HANDLERS.map(str::to_owned).into();
+    let mut recorder = Recorder::new(names.clone());
+    let mut truth = Truth::default();
+    let year = Duration::from_secs(366 * 86_400);
+    let jumps = [
+        (started, started + Duration::from_secs(1)),
+        (started + Duration::from_secs(1), UNIX_EPOCH),
+        (UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(1)),
+        (UNIX_EPOCH + Duration::from_secs(1), started + 10 * year),
+        (started + 10 * year, started + 10 * year),
+    ];
+    let mut snapshot = Snapshot::new(names, 1);
+    for (index, (from, until)) in jumps.into_iter().enumerate() {
+        let ns = 1_000 * (index as u64 + 1);
+        recorder.record_in_handler(0, ns);
+        truth.record(Metric::InHandler, HANDLERS[0], ns);
+        snapshot.clear_histograms();
+        snapshot.add(0, &recorder.take(Blank::new(HANDLERS.len())));
+        writer.write(&snapshot, from, until).unwrap();
+    }
+    let read = read_by_tag(&[writer.path().to_owned()]).unwrap();
+    assert_eq!(read, truth.0);
+}
+
 #[test]
 fn directory_and_file_are_private_and_failures_name_the_path() {
     let directory = tempfile::tempdir().unwrap();

@@ -32,6 +32,11 @@ fn only_the_reactor_and_the_edges_read_the_clock() {
 }
 
 #[test]
+fn only_dumps_know_the_wall_clock() {
+    assert_none(each(code::check_wall_clock));
+}
+
+#[test]
 fn unsafe_is_fenced_and_explained() {
     assert_none(each(code::check_unsafe));
     assert_none(code::check_unsafe_lint(&source::read("Cargo.toml")));

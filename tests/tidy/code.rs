@@ -29,6 +29,26 @@ pub(crate) fn check_clock(source: &Source) -> Vec<Finding> {
     outside(source, &CLOCK_READERS, &CLOCK, remedy)
 }
 
+/// Where the wall clock stands: at the beginning and end of an interval that is dumped. It jumps,
+/// so that nothing else may depend on it.
+const WALL_CLOCK_READERS: [&str; 4] = [
+    "src/runtime/start.rs",
+    "src/runtime/collector.rs",
+    "src/metrics/dump.rs",
+    "src/bin/",
+];
+const WALL_CLOCK: [&str; 4] = [
+    "SystemTime",
+    "UNIX_EPOCH",
+    "CLOCK_REALTIME",
+    "ClockId::Realtime",
+];
+
+pub(crate) fn check_wall_clock(source: &Source) -> Vec<Finding> {
+    let remedy = "count time by the shard's clock: the wall clock jumps";
+    outside(source, &WALL_CLOCK_READERS, &WALL_CLOCK, remedy)
+}
+
 const THREAD_STARTERS: [&str; 2] = ["src/runtime.rs", "src/runtime/"];
 const THREADS: [&str; 3] = ["thread::spawn", "thread::Builder", "thread::scope"];
 
@@ -222,6 +242,25 @@ fn a_clock_read_below_the_reactor_is_found() {
     let test = "#[cfg(test)]\nmod tests { fn f() { Instant::now(); } }";
     assert!(check_clock(&Source::new("src/wire/mod.rs", test)).is_empty());
     assert!(check_clock(&Source::new("src/wire/mod.rs", "turn.now()")).is_empty());
+}
+
+#[test]
+fn the_wall_clock_outside_the_dumps_is_found() {
+    for text in [
+        "use std::time::{Duration, SystemTime};",
+        "let at = SystemTime::now();",
+        "let began = std::time::UNIX_EPOCH;",
+        "clock_gettime(ClockId::Realtime);",
+        "libc::clock_gettime(libc::CLOCK_REALTIME, &mut at);",
+    ] {
+        for path in [
+            "src/shard/turn.rs",
+            "src/client/submit.rs",
+            "src/runtime/pool.rs",
+        ] {
+            assert_found(check_wall_clock, path, text, "src/runtime/collector.rs");
+        }
+    }
 }
 
 #[test]
