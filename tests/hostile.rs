@@ -2,6 +2,8 @@
 
 #[path = "native_engine/descriptors.rs"]
 mod descriptors;
+#[path = "hostile/identities.rs"]
+mod identities;
 #[path = "native_engine/plain.rs"]
 #[allow(dead_code)] // what other tests need of it
 mod plain;
@@ -347,12 +349,19 @@ fn serve_one<C>(listener: &TcpListener, call: impl Fn() -> C) -> ((Plain, u64), 
     let mut plain = Plain::accepted(stream);
     plain.write(&[greeting(1), ready("ROUTER")].concat());
     let call = call();
+    let correlation = called(&mut plain);
+    ((plain, correlation), call)
+}
+
+/// The correlation of the next call.
+fn called(plain: &mut Plain) -> u64 {
+    let began = Instant::now();
     loop {
         for said in plain.take_all() {
             if let Said::Message(correlation, payload) = said
                 && payload == b"x"
             {
-                return ((plain, correlation), call);
+                return correlation;
             }
         }
         assert!(began.elapsed() < PATIENCE, "it is not called");
