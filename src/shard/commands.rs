@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use quanta::Instant;
 
-use super::{Command, Core, Drained, Draining, Phase, Shard};
+use super::{Command, Core, Drained, Draining, Phase, Shard, tasks::Ran};
 use crate::{
     engine::{Engine, Outgoing},
     metrics::Blank,
@@ -107,8 +107,10 @@ impl<E: Engine> Shard<E> {
         self.core.recorder.counters.lost += unbegun as u64;
         self.core.recorder.counters.lost += self.core.crossing.held() as u64;
         let (waiting, unanswered) = self.core.batches.under_way();
-        self.core.recorder.counters.lost += waiting as u64;
-        self.core.recorder.counters.indeterminate += unanswered as u64;
+        // Too late or cancelled as their batch ran, and there was no room to say so.
+        let not_run = self.core.tasks.count_finished(|ran| ran == Ran::OutOfBatch);
+        self.core.recorder.counters.lost += (waiting + not_run) as u64;
+        self.core.recorder.counters.indeterminate += (unanswered - not_run) as u64;
         self.core.give_jobs_up();
         self.stop_calling();
         self.core.record_ends();

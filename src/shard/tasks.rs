@@ -263,6 +263,12 @@ impl Tasks {
         self.finished.tasks.borrow().len()
     }
 
+    /// Of those that wait to be answered, how many ran so.
+    pub(super) fn count_finished(&self, is_counted: impl Fn(Ran) -> bool) -> usize {
+        let finished = self.finished.tasks.borrow();
+        finished.iter().filter(|it| is_counted(it.end.ran)).count()
+    }
+
     pub(super) fn pop_finished(&self) -> Option<FinishedTask> {
         self.finished.tasks.borrow_mut().pop_front()
     }
