@@ -1,8 +1,8 @@
 //! Whole shards on the `sim` engine, in one thread, under a virtual clock: seeded scenarios of
 //! requests, confirmed and one-way messages, with delays, small limits, slow handlers, cancelled
 //! calls and drains; connections that are cut or half-open; shards and processes that stand still
-//! or crash, and are started again; two processes of one name; jumps of the clock. After each of
-//! them what `semantics.md` promises.
+//! or crash, and are started again; two processes of one name; strangers who keep no rules; jumps
+//! of the clock. After each of them what `semantics.md` promises.
 //!
 //! `CORELANE_SEEDS=100000` runs more seeds, from `CORELANE_SEEDS_FROM` on (0 if that is not set),
 //! and `--nocapture` shows how many per second; `CORELANE_SEED=17` runs one, and prints its trace.
@@ -17,6 +17,8 @@ mod bounds;
 mod cancelling;
 #[path = "sim/check.rs"]
 mod check;
+#[path = "sim/draining.rs"]
+mod draining;
 #[path = "sim/epochs.rs"]
 mod epochs;
 #[path = "sim/handlers.rs"]
@@ -33,6 +35,8 @@ mod planted;
 mod pool;
 #[path = "sim/process.rs"]
 mod process;
+#[path = "sim/rude.rs"]
+mod rude;
 #[path = "sim/scenario.rs"]
 mod scenario;
 #[path = "sim/seen.rs"]

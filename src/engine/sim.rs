@@ -183,7 +183,7 @@ impl Sim {
             return Read::Nothing;
         };
         let cables = &mut *self.network.0.borrow_mut();
-        let Some(cable) = cables.for_reader(number) else {
+        let Some(cable) = cables.reading(number) else {
             return Read::Lost(Lost::Closed);
         };
         let lane = &mut cable.lanes[1 - end];

@@ -229,7 +229,7 @@ impl Runs {
         self.stopped.load(Relaxed)
     }
 
-    fn enter(&self, payload: &[u8]) -> Order {
+    pub(crate) fn enter(&self, payload: &[u8]) -> Order {
         let order = Order::decode(payload);
         let process = self.process;
         if crate::is_replay() {

@@ -17,7 +17,7 @@ use quanta::Instant;
 use crate::handlers::Order;
 
 /// How the traces' lines end, each of which some seed must come to.
-pub(crate) const ENDS: [&str; 29] = [
+pub(crate) const ENDS: [&str; 31] = [
     "answered",
     "Cancelled",
     "Nack(UnknownHandler)",
@@ -36,6 +36,8 @@ pub(crate) const ENDS: [&str; 29] = [
     "NotSent(Outstanding)",
     "refused: Full",
     "fault: twins",
+    "fault: stranger",
+    "late answers",
     "fault: cut all",
     "fault: cut one",
     "fault: half-open",

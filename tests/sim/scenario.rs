@@ -12,7 +12,8 @@ use crate::{
     handlers::{Conduct, Order, Run, Runs},
     ledger::Ledger,
     load::{Mode, Sent},
-    process::Plan,
+    process::{Plan, Process},
+    rude::{Rude, STRANGER},
     tampered::Plant,
     world::{Limits, World},
 };
@@ -141,6 +142,9 @@ impl Scenario {
             scenario.start(plan);
             cpus += shards;
         }
+        if scenario.random.u8(..3) == 0 {
+            scenario.invite_stranger(seed);
+        }
         if has_twins {
             scenario.note("fault: twins".to_owned());
         }
@@ -155,6 +159,15 @@ impl Scenario {
         };
         self.world.start(plan, &runs.handlers());
         self.runs.push(runs);
+    }
+
+    fn invite_stranger(&mut self, seed: u64) {
+        let lie = self.world.processes[0].shards[0].endpoint.clone();
+        let runs = self.runs[0].of_process(STRANGER);
+        let rude = Rude::new(&self.world, seed, runs, lie);
+        self.ledger.add_stranger(rude.stranger.engine.node());
+        self.world.strangers.push(rude);
+        self.note("fault: stranger".to_owned());
     }
 
     /// From a shard of each process to every shard of every process, itself included, and to where
@@ -173,6 +186,8 @@ impl Scenario {
         let processes = &self.world.processes;
         let nodes = processes.iter().flat_map(|process| &process.shards);
         let mut endpoints: Vec<String> = nodes.map(|node| node.endpoint.clone()).collect();
+        let strangers = self.world.strangers.iter();
+        endpoints.extend(strangers.map(|it| it.stranger.endpoint.clone()));
         endpoints.push("tcp://127.0.0.1:9999".to_owned());
         endpoints
     }
@@ -295,8 +310,8 @@ impl Scenario {
         self.pass(LONG);
         let runs = self.runs[0].take();
         check::check_runs(&self.sent, &runs, &self.ledger);
-        let nodes: Vec<usize> = self.nodes();
-        check::check_passages(&self.sent, &runs, &self.ledger, |node| nodes[node]);
+        let process_of = |engine| self.process_of(engine);
+        check::check_passages(&self.sent, &runs, &self.ledger, process_of);
         for (at, connected) in self.peers.iter().enumerate() {
             if let Some(peer) = &connected.peer {
                 check::check_account(&self.sent, at, peer.account());
@@ -309,6 +324,9 @@ impl Scenario {
             }
         }
         self.note_lost();
+        if total.late_answers > 0 {
+            self.note("late answers".to_owned());
+        }
         self.note(format!("{total:?}"));
         self.trace
     }
@@ -356,11 +374,11 @@ impl Scenario {
         total
     }
 
-    /// The process of each engine.
-    fn nodes(&self) -> Vec<usize> {
-        let processes = self.world.processes.iter().enumerate();
-        let nodes = processes.flat_map(|(number, it)| it.shards.iter().map(move |_| number));
-        nodes.collect()
+    /// The process that an engine belongs to.
+    fn process_of(&self, engine: usize) -> usize {
+        let processes = self.world.processes.iter();
+        let is_its = |process: &Process| process.shards.iter().any(|it| it.number == engine);
+        processes.map(is_its).position(|it| it).unwrap_or(STRANGER)
     }
 
     /// How connections were lost, a line for each reason.

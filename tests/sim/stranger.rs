@@ -33,10 +33,10 @@ impl Stranger {
         }
     }
 
-    /// Listens to everybody, and lets out what was said.
-    pub(crate) fn turn(&mut self, now: Instant) {
+    /// Listens to everybody, and lets out what was said. Returns how much there was.
+    pub(crate) fn turn(&mut self, now: Instant) -> usize {
         let Self { up, heard, .. } = self;
-        self.engine.poll(now, usize::MAX, &mut |event| match event {
+        let events = self.engine.poll(now, usize::MAX, &mut |event| match event {
             Event::Up(connection) => up.push(connection),
             Event::Message(mut incoming) => {
                 let header = Header::decode(incoming.message.header()).expect("is a header");
@@ -45,7 +45,7 @@ impl Stranger {
             }
             _ => {}
         });
-        self.engine.flush(now);
+        events + self.engine.flush(now)
     }
 
     /// Says something on its last connection.

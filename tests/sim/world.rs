@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     process::{Plan, Process},
+    rude::Rude,
     tampered::Plant,
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) network: Network,
     pub(crate) processes: Vec<Process>,
+    pub(crate) strangers: Vec<Rude>,
     pub(crate) mock: Arc<Mock>,
     pub(crate) limits: Limits,
     /// The bug that is planted, if any.
@@ -53,6 +55,7 @@ impl World {
             mock,
             network: Network::new(seed, weather),
             processes: Vec::new(),
+            strangers: Vec::new(),
             limits,
             plant: Rc::default(),
         }
@@ -98,6 +101,9 @@ impl World {
         for process in &mut self.processes {
             worked |= process.turn(now, &self.network);
         }
+        for stranger in &mut self.strangers {
+            worked |= stranger.turn(now);
+        }
         worked
     }
 
@@ -121,6 +127,7 @@ impl World {
     pub(crate) fn advance(&mut self, until: Instant) -> bool {
         let now = self.now();
         let wakes = self.processes.iter().filter_map(|it| it.next_wake(now));
+        let wakes = wakes.chain(self.strangers.iter().filter_map(Rude::next_wake));
         let next = wakes.min().map_or(until, |next| next.min(until));
         assert!(
             next > now || until <= now,

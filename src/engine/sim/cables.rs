@@ -159,7 +159,7 @@ impl Cables {
 
     /// For whoever takes what has arrived for itself.
     #[inline]
-    pub(super) fn for_reader(&mut self, cable: usize) -> Option<&mut Cable> {
+    pub(super) fn reading(&mut self, cable: usize) -> Option<&mut Cable> {
         self.cables.get_mut(cable)?.as_mut()
     }
 
