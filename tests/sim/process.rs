@@ -118,7 +118,8 @@ impl Process {
             .iter()
             .map(|at| {
                 let engine = world.network.engine(engine_options(&limits));
-                let mut engine = Tampered::new(engine, world.plant.clone());
+                let mut engine =
+                    Tampered::new(engine, limits.outgoing_messages_max, world.plant.clone());
                 let at = at.parse().expect("is an endpoint");
                 let endpoint = engine.listen(&at).expect("is free");
                 (engine, endpoint.to_string())

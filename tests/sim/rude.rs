@@ -21,7 +21,7 @@ use crate::{
 pub(crate) const STRANGER: usize = usize::MAX;
 /// Its own calls' ids begin here.
 pub(crate) const STRANGER_IDS: u32 = 1 << 30;
-/// Their lane: what they call runs where it arrives, in the order of sending.
+/// Their lanes, one for each.
 const STRANGER_LANE: u32 = 1 << 29;
 
 pub(crate) struct Rude {
@@ -85,6 +85,7 @@ impl Rude {
         match self.random.u8(..40) {
             0 => self.say(now, to, Header::new(Kind::Goodbye, 0), Vec::new()),
             1..8 => self.call(now, to),
+            9 => (0..20).for_each(|_| self.call(now, to)),
             8 => {
                 let foreign = Header::new(Kind::Response, self.random.u64(..));
                 self.say(now, to, foreign, b"foreign".to_vec());
@@ -157,7 +158,7 @@ impl Rude {
         };
         // Not another call's: nobody could tell that from its answer.
         let foreign = Header {
-            correlation: answer.correlation ^ (1 << self.random.u32(32..64)),
+            correlation: answer.correlation ^ (1 << self.random.u32(56..64)),
             ..answer
         };
         let late = now + self.random_delay();
@@ -178,12 +179,14 @@ impl Rude {
         self.calls += 1;
         let order = Order {
             id: STRANGER_IDS + self.calls,
-            lane: STRANGER_LANE,
+            // What does not run where it arrives may be overtaken by what does.
+            lane: STRANGER_LANE + self.calls,
             sequence: self.calls,
             conduct: Conduct::Return,
             takes_us: self.random.u32(..5_000),
         };
-        let handler = ["run", "sleep", "spin"][self.random.usize(..3)];
+        let handlers = ["run", "sleep", "spin", "run.last", "gather", "block"];
+        let handler = handlers[self.random.usize(..handlers.len())];
         let kind = [Kind::OneWay, Kind::Confirm, Kind::Request][self.random.usize(..3)];
         let header = Header {
             handler: HandlerKey::of(handler),

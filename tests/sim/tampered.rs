@@ -73,11 +73,6 @@ impl Plant {
         }
     }
 
-    /// Whether a message was kept back and not handed over.
-    pub(crate) fn keeps_back(&self) -> bool {
-        self.kept.borrow().is_some()
-    }
-
     /// Why connections were lost, since the last time.
     pub(crate) fn take_lost(&self) -> Vec<String> {
         self.lost.take()
@@ -201,15 +196,19 @@ pub(crate) struct Tampered {
     inner: Sim,
     /// Where it listens.
     endpoint: String,
+    /// An outbox holds this many at most: as many as it may, and as many again of which each was
+    /// promised a place while there was one.
+    outbox_max: usize,
     plant: Rc<Plant>,
 }
 
 impl Tampered {
-    pub(crate) fn new(inner: Sim, plant: Rc<Plant>) -> Self {
+    pub(crate) fn new(inner: Sim, messages_max: usize, plant: Rc<Plant>) -> Self {
         let endpoint = String::new();
         Self {
             inner,
             endpoint,
+            outbox_max: 2 * messages_max,
             plant,
         }
     }
@@ -261,6 +260,7 @@ impl Engine for Tampered {
             inner,
             endpoint,
             plant,
+            ..
         } = self;
         inner.poll(now, messages_max, &mut |event| {
             plant.hand_over(endpoint, event, sink);
@@ -268,6 +268,8 @@ impl Engine for Tampered {
     }
 
     fn flush(&mut self, now: Instant) -> usize {
+        let most = self.inner.outbox_most();
+        assert!(most <= self.outbox_max, "{most} messages in an outbox");
         self.inner.flush(now)
     }
 

@@ -87,4 +87,10 @@ impl Sim {
     pub fn node(&self) -> usize {
         self.node
     }
+
+    /// The most messages that wait in one of its outboxes.
+    pub fn outbox_most(&self) -> usize {
+        let outboxes = self.links.iter().map(|(_, link)| link.outbox.messages());
+        outboxes.max().unwrap_or(0)
+    }
 }
