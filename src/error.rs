@@ -160,6 +160,9 @@ pub enum NotSent {
     /// The peer has said that it is stopping.
     #[error("the peer is draining")]
     Draining,
+    /// The peer is one that connects to this process, and has no connection to it now.
+    #[error("the peer is not connected; send again when it is")]
+    NotConnected,
     /// The connection could not be made at all.
     #[error("the connection could not be made; the log says why")]
     Unconnectable,

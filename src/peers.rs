@@ -12,11 +12,19 @@ use uuid::Uuid;
 
 use crate::wire::Hello;
 
-/// Names a peer that this process connects to, as long as the process lives.
+/// Names a peer as this process speaks of it, as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(u64);
 
 impl PeerId {
+    pub(crate) fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_u64(id: u64) -> Self {
+        Self(id)
+    }
+
     /// An id that no other peer has.
     pub fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -170,7 +178,8 @@ pub struct PeerShared {
     pub account: Account,
 }
 
-/// The peers that one shard connects to. `C` is what the engine calls a connection.
+/// The peers that one shard connects to, or sends to by their connections. `C` is what the engine
+/// calls a connection.
 #[derive(Debug)]
 pub struct PeerTable<C> {
     peers: FxHashMap<PeerId, Peer<C>>,
@@ -180,8 +189,10 @@ pub struct PeerTable<C> {
 /// One of them.
 #[derive(Debug)]
 pub struct Peer<C> {
-    /// The connection, which the engine keeps making anew.
+    /// The connection; one that was dialed the engine keeps making anew.
     pub connection: C,
+    /// The peer has made it.
+    pub is_accepted: bool,
     /// What it said of itself.
     pub identity: Option<Hello>,
     /// The number of the connection on which it said so, while that stands.
@@ -199,11 +210,21 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
         }
     }
 
-    /// Adds a peer whose connection is being made.
+    /// Adds a peer whose connection we make.
     pub fn insert(&mut self, id: PeerId, connection: C) {
+        self.add(id, connection, false);
+    }
+
+    /// Adds a peer by a connection that it has made.
+    pub fn insert_accepted(&mut self, id: PeerId, connection: C) {
+        self.add(id, connection, true);
+    }
+
+    fn add(&mut self, id: PeerId, connection: C, is_accepted: bool) {
         self.by_connection.insert(connection, id);
         let peer = Peer {
             connection,
+            is_accepted,
             identity: None,
             epoch: None,
             is_draining: false,
@@ -224,16 +245,27 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
         self.peers.get(&id).map(|peer| peer.connection)
     }
 
-    /// Which peer is at the other end of this connection, if we dialed it.
+    /// Which peer is at the other end of this connection, if we dialed it or send by it.
     #[inline]
     pub fn id_at(&self, connection: C) -> Option<PeerId> {
         self.by_connection.get(&connection).copied()
     }
 
     /// The peer at the other end of this connection, if we dialed it.
-    pub fn at(&mut self, connection: C) -> Option<(PeerId, &mut Peer<C>)> {
+    pub fn dialed_at(&self, connection: C) -> Option<(PeerId, &Peer<C>)> {
         let id = *self.by_connection.get(&connection)?;
-        Some((id, self.peers.get_mut(&id)?))
+        let peer = self.peers.get(&id)?;
+        (!peer.is_accepted).then_some((id, peer))
+    }
+
+    /// Whether this peer has made its connection.
+    pub fn is_accepted(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.is_accepted)
+    }
+
+    /// The peer with this id.
+    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer<C>> {
+        self.peers.get_mut(&id)
     }
 
     /// The connection on which this peer was met stands no longer. Returns its number, if there was

@@ -129,7 +129,13 @@ macro_rules! suite {
                     a_draining_process_still_says_how_it_is;
                 peers:
                     peers_that_come_drain_and_go_are_events
-                    who_says_hello_again_is_the_same_peer;
+                    who_says_hello_again_is_the_same_peer
+                    a_handler_calls_its_caller_back
+                    a_peer_that_has_connected_is_called_by_instance
+                    of_two_with_one_identity_the_later_is_sent_to
+                    a_caller_is_known_on_the_shard_that_runs_it
+                    a_peer_that_drains_is_sent_nothing_new
+                    a_call_to_a_peer_that_is_cut_off_ends_then;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

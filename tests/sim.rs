@@ -29,6 +29,8 @@ mod ledger;
 mod load;
 #[path = "sim/ordered.rs"]
 mod ordered;
+#[path = "sim/peers.rs"]
+mod peers;
 #[path = "sim/planted.rs"]
 mod planted;
 #[path = "sim/pool.rs"]

@@ -154,11 +154,12 @@ fn dispatch(messages: u64, header: Header, payload: &[u8]) -> u64 {
         let lent = Lent {
             shard: &info,
             client: world.shards[0].client(),
+            asker: &None,
             timers: &timers,
             may_spawn: true,
             reply_bytes_max: 1 << 20,
         };
-        let dispatched = registry.dispatch(arrival, lent);
+        let dispatched = registry.dispatch(arrival, &lent);
         assert!(matches!(dispatched, Dispatch::Handled(_)), "{dispatched:?}");
         done += outbox.advance(outbox.bytes()) as u64;
     }

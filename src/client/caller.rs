@@ -1,6 +1,7 @@
 //! The calling side of a shard, without I/O: what waits for a connection, what waits for an answer,
 //! and how each message ends.
 
+mod callers;
 mod cancelling;
 mod ending;
 mod links;
@@ -60,7 +61,7 @@ pub struct Caller {
     wants_load: bool,
     /// Nothing new is taken.
     is_closed: bool,
-    /// Some process has told of more than one shard.
+    /// Some process has told of more than one shard, or is spoken of that has connected to this.
     knows_shards: bool,
     /// Connections to further shards, to be begun by the reactor.
     wanted: VecDeque<Connect>,

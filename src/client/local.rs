@@ -166,6 +166,17 @@ impl LocalClient {
         Message::new(self, handler.into())
     }
 
+    pub(super) fn shard(&self) -> usize {
+        self.shard
+    }
+
+    pub(super) fn ask_for(&self, shard: usize, connect: Connect) -> Result<(), NotSent> {
+        match shard == self.shard {
+            true => self.side.push_connect(connect),
+            false => self.remote.ask_for(shard, connect),
+        }
+    }
+
     /// One for a handler that serves a call with this deadline.
     pub(crate) fn until(&self, deadline: Option<Instant>) -> Self {
         Self {

@@ -30,6 +30,7 @@ mod answers;
 mod call;
 mod caller;
 mod calls;
+mod directory;
 mod local;
 mod message;
 mod order;
@@ -39,10 +40,12 @@ mod submit;
 
 pub use call::{Acked, Call, Expect, RawReply, RemoteAnswer, TypedReply};
 pub use caller::{Acquaintance, Caller, CallerLimits, Ends};
+pub use directory::{Directory, KnownPeer, Origin, Row, RowKey, Said};
 pub use local::{Answer, CallingSide, LocalCall, LocalClient};
 pub use message::{Addressed, Confirm, Encoded, Message, Outgoing, Raw, Request};
 pub use order::Order;
 pub use queue::Standing;
 pub use submit::{
     Client, ClientOptions, Connect, ConnectError, Peer, ShardPort, Submission, Submit, Submitted,
+    Target,
 };

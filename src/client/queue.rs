@@ -4,8 +4,9 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use quanta::Instant;
+use uuid::Uuid;
 
-use super::{Connect, order::Payload, shards::Shards};
+use super::{Connect, Target, order::Payload, shards::Shards};
 use crate::{
     config::Endpoint,
     error::NotSent,
@@ -24,6 +25,8 @@ pub enum Standing {
     Draining,
     /// The connection cannot be made at all.
     Unconnectable,
+    /// It is a peer that connects to this process, and has no connection.
+    Away,
 }
 
 impl Standing {
@@ -33,6 +36,7 @@ impl Standing {
             Standing::Down | Standing::Up => None,
             Standing::Draining => Some(NotSent::Draining),
             Standing::Unconnectable => Some(NotSent::Unconnectable),
+            Standing::Away => Some(NotSent::NotConnected),
         }
     }
 }
@@ -50,7 +54,12 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) shared: Arc<PeerShared>,
-    pub(super) endpoint: Endpoint,
+    /// Where it is dialed; `None` if the peer has connected to this process.
+    pub(super) endpoint: Option<Endpoint>,
+    /// The process that is spoken of, if it is one that connects to this.
+    pub(super) instance: Option<Uuid>,
+    /// Its connections that are used, the latest last.
+    pub(super) callers: Vec<PeerId>,
     pub(super) standing: Standing,
     /// Its shards are no concern: all goes by this connection.
     pub(super) is_routed: bool,
@@ -95,9 +104,15 @@ struct Owed {
 
 impl Queue {
     pub(super) fn new(connect: &Connect, messages_max: usize, bytes_max: usize) -> Self {
+        let (endpoint, instance) = match &connect.to {
+            Target::Endpoint(endpoint) => (Some(endpoint.clone()), None),
+            Target::Caller(instance) => (None, Some(*instance)),
+        };
         Self {
             shared: connect.shared.clone(),
-            endpoint: connect.endpoint.clone(),
+            endpoint,
+            instance,
+            callers: Vec::new(),
             standing: Standing::Down,
             is_routed: connect.is_routed,
             shards: None,

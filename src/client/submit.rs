@@ -11,9 +11,10 @@ use std::{
 };
 
 use quanta::{Clock, Instant};
+use uuid::Uuid;
 
 use super::{
-    Message, RemoteAnswer,
+    Directory, Message, RemoteAnswer,
     call::Outcome,
     order::{Order, PAYLOAD_BYTES},
 };
@@ -42,12 +43,21 @@ pub enum Submission {
 pub struct Connect {
     /// By which the caller speaks of the peer from now on.
     pub peer: PeerId,
-    /// Where it listens.
-    pub endpoint: Endpoint,
+    /// Where it leads.
+    pub to: Target,
     /// Its credit and account.
     pub shared: Arc<PeerShared>,
     /// All messages go by this connection, whichever shard runs them.
     pub is_routed: bool,
+}
+
+/// Whom a connection leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Whoever listens there: it is dialed.
+    Endpoint(Endpoint),
+    /// The process of this instance, which dials this one: its connections are used.
+    Caller(Uuid),
 }
 
 /// How other threads reach one shard. Connections have a queue of their own: a message may overtake
@@ -84,23 +94,24 @@ pub struct ClientOptions {
     pub deadline: Duration,
 }
 
-/// A handle to a process that this one connects to. Cheap to clone; the connection is closed with
-/// the last clone and the last call that is under way.
+/// A handle to a process that this one connects to, or that has connected to this one
+/// ([`Client::peer`]). Cheap to clone; a connection that was dialed is closed with the last clone
+/// and the last call that is under way.
 #[derive(Clone)]
-pub struct Peer(Arc<PeerHandle>);
+pub struct Peer(pub(super) Arc<PeerHandle>);
 
-struct PeerHandle {
-    id: PeerId,
+pub(super) struct PeerHandle {
+    pub(super) id: PeerId,
     shard: usize,
-    endpoint: Endpoint,
+    endpoint: Option<Endpoint>,
     port: Port<Submission>,
     shared: Arc<PeerShared>,
 }
 
 impl Peer {
-    /// Where the peer listens.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.0.endpoint
+    /// Where the peer was dialed; `None` if it has connected to this process.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.0.endpoint.as_ref()
     }
 
     /// The shard that owns the connection.
@@ -138,7 +149,10 @@ impl Drop for PeerHandle {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Peer({} at {})", self.0.id, self.0.endpoint)
+        match &self.0.endpoint {
+            Some(endpoint) => write!(f, "Peer({} at {endpoint})", self.0.id),
+            None => write!(f, "Peer({})", self.0.id),
+        }
     }
 }
 
@@ -173,6 +187,7 @@ struct ClientState {
     clock: Clock,
     options: ClientOptions,
     hub: Arc<Hub>,
+    directory: Arc<Directory>,
 }
 
 impl Client {
@@ -185,6 +200,7 @@ impl Client {
                 clock,
                 options,
                 hub: Arc::default(),
+                directory: Arc::default(),
             }),
             until: None,
         }
@@ -244,6 +260,11 @@ impl Client {
         &self.state.hub
     }
 
+    /// The peers that its shards know.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.state.directory
+    }
+
     /// Begins a message to the handler of this name, or of this key: `HandlerKey::of` is a
     /// `const fn`.
     pub fn message(&self, handler: impl Into<HandlerKey>) -> Message<'_, Self> {
@@ -258,7 +279,7 @@ impl Client {
         }
     }
 
-    fn ask_for(&self, shard: usize, connect: Connect) -> Result<(), NotSent> {
+    pub(super) fn ask_for(&self, shard: usize, connect: Connect) -> Result<(), NotSent> {
         let asked = self.state.ports[shard].connects.try_send(connect);
         asked.map_err(|refused| match refused {
             Refused::Full(_) => NotSent::Full,
@@ -273,27 +294,44 @@ impl Client {
         submit: impl FnOnce(Connect) -> Result<(), NotSent>,
     ) -> Result<Peer, ConnectError> {
         let endpoint: Endpoint = endpoint.parse()?;
-        let options = &self.state.options;
-        let shared = Arc::new(PeerShared {
-            credit: Credit::new(options.outgoing_messages_max, options.outgoing_bytes_max),
-            account: Account::default(),
-        });
+        let shared = self.new_shared();
         let peer = PeerId::unique();
         submit(Connect {
             peer,
-            endpoint: endpoint.clone(),
+            to: Target::Endpoint(endpoint.clone()),
             shared: shared.clone(),
             is_routed: false,
         })
         .map_err(ConnectError::NotAccepted)?;
+        let handle = self.new_handle(peer, shard, Some(endpoint), shared);
+        self.state.directory.note_dialed(&handle);
+        Ok(Peer(handle))
+    }
+
+    /// The credit and the account of a new peer.
+    pub(super) fn new_shared(&self) -> Arc<PeerShared> {
+        let options = &self.state.options;
+        Arc::new(PeerShared {
+            credit: Credit::new(options.outgoing_messages_max, options.outgoing_bytes_max),
+            account: Account::default(),
+        })
+    }
+
+    pub(super) fn new_handle(
+        &self,
+        id: PeerId,
+        shard: usize,
+        endpoint: Option<Endpoint>,
+        shared: Arc<PeerShared>,
+    ) -> Arc<PeerHandle> {
         let port = self.state.ports[shard].submissions.clone();
-        Ok(Peer(Arc::new(PeerHandle {
-            id: peer,
+        Arc::new(PeerHandle {
+            id,
             shard,
             endpoint,
             port,
             shared,
-        })))
+        })
     }
 }
 
@@ -393,7 +431,7 @@ impl Submitted {
     }
 }
 
-/// Begins a connection that cannot be.
+/// A handle to a peer that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
     /// The endpoint cannot be read.
@@ -402,4 +440,10 @@ pub enum ConnectError {
     /// The shard does not take it now.
     #[error("cannot connect: {0}")]
     NotAccepted(NotSent),
+    /// No peer of this instance is known.
+    #[error("no peer of instance {0} is connected")]
+    Unknown(Uuid),
+    /// Whoever has sent the message has not said hello.
+    #[error("the sender has said no hello, and is no peer")]
+    Stranger,
 }

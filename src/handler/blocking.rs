@@ -155,6 +155,7 @@ impl BlockingCall {
                 client: lent.client.remote().until(arrival.deadline),
                 deadline: arrival.deadline,
                 route_key: arrival.header.route_key,
+                origin: lent.asker.origin(),
             },
             reply_bytes_max: lent.reply_bytes_max,
             payload: Bytes::new(),

@@ -1,11 +1,24 @@
 //! What a handler knows of its call and of where it runs.
 
-use std::{rc::Rc, time::Duration};
+use std::{fmt, rc::Rc, time::Duration};
 
 use quanta::Instant;
+use uuid::Uuid;
 
 use super::{Sleep, Timers};
-use crate::client::{Client, LocalClient};
+use crate::client::{Client, ConnectError, LocalClient, Origin, Peer};
+
+/// Tells who has sent a message, if it is asked: to know it costs a look.
+pub trait Asker: fmt::Debug {
+    /// Who, if it is a peer.
+    fn origin(&self) -> Option<Origin>;
+}
+
+impl Asker for Option<Origin> {
+    fn origin(&self) -> Option<Origin> {
+        *self
+    }
+}
 
 /// The shard that a handler runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +38,7 @@ pub struct ShardInfo {
 pub struct Context<'a> {
     pub(super) shard: &'a ShardInfo,
     pub(super) client: &'a LocalClient,
+    pub(super) asker: &'a dyn Asker,
     pub(super) now: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) route_key: u64,
@@ -57,6 +71,19 @@ impl Context<'_> {
         self.wants_reply
     }
 
+    /// The instance of the process that has sent the message, if it has said hello, or was dialed
+    /// by this one and has welcomed it.
+    pub fn caller(&self) -> Option<Uuid> {
+        Some(self.asker.origin()?.instance)
+    }
+
+    /// A handle to that process, by which it can be called back: see [`Client::peer`]. Takes a lock
+    /// that is held for moments, and a new handle is an allocation and one more thing for the
+    /// shard to open and close: who calls back often keeps it.
+    pub fn peer(&self) -> Result<Peer, ConnectError> {
+        self.client.peer_of(self.asker.origin())
+    }
+
     /// Sends from this shard. To wait for an answer takes a spawned handler; an inline one can send
     /// one-way messages.
     pub fn client(&self) -> &LocalClient {
@@ -73,6 +100,7 @@ pub struct TaskContext {
     pub(crate) deadline: Option<Instant>,
     pub(crate) route_key: u64,
     pub(crate) wants_reply: bool,
+    pub(crate) origin: Option<Origin>,
 }
 
 impl TaskContext {
@@ -102,6 +130,19 @@ impl TaskContext {
         self.wants_reply
     }
 
+    /// The instance of the process that has sent the message, if it has said hello, or was dialed
+    /// by this one and has welcomed it.
+    pub fn caller(&self) -> Option<Uuid> {
+        Some(self.origin?.instance)
+    }
+
+    /// A handle to that process, by which it can be called back: see [`Client::peer`]. Takes a lock
+    /// that is held for moments, and a new handle is an allocation and one more thing for the
+    /// shard to open and close: who calls back often keeps it.
+    pub fn peer(&self) -> Result<Peer, ConnectError> {
+        self.client.peer_of(self.origin)
+    }
+
     /// Sends from this shard; the answers may be awaited. Its calls, and those of its clones, end
     /// no later than the one that is served here, unless they say otherwise by `within`.
     pub fn client(&self) -> &LocalClient {
@@ -122,6 +163,7 @@ pub struct BlockingContext {
     pub(super) client: Client,
     pub(super) deadline: Option<Instant>,
     pub(super) route_key: u64,
+    pub(super) origin: Option<Origin>,
 }
 
 impl BlockingContext {
@@ -144,6 +186,19 @@ impl BlockingContext {
     /// The route key of the message; 0 for none.
     pub fn route_key(&self) -> u64 {
         self.route_key
+    }
+
+    /// The instance of the process that has sent the message, if it has said hello, or was dialed
+    /// by this one and has welcomed it.
+    pub fn caller(&self) -> Option<Uuid> {
+        Some(self.origin?.instance)
+    }
+
+    /// A handle to that process, by which it can be called back: see [`Client::peer`]. Takes a lock
+    /// that is held for moments, and a new handle is an allocation and one more thing for the
+    /// shard to open and close: who calls back often keeps it.
+    pub fn peer(&self) -> Result<Peer, ConnectError> {
+        self.client.peer_of(self.origin)
     }
 
     /// Sends from any thread. To wait for an answer blocks a thread of the pool, and no shard. Its

@@ -43,6 +43,7 @@ impl Spawned for Demoted {
             let mut cx = Context {
                 shard: &cx.shard,
                 client: &cx.client,
+                asker: &cx.origin,
                 now,
                 deadline: cx.deadline,
                 route_key: cx.route_key,

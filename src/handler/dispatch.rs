@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quanta::Instant;
 
 use super::{
-    BlockingCall, Context, Registry, ShardInfo, TaskContext, Timers,
+    Asker, BlockingCall, Context, Registry, ShardInfo, TaskContext, Timers,
     failure::{Failure, Objection, check_reply},
     inline::{InlineCall, Reply},
     ordered::{Begun, Sender},
@@ -48,6 +48,8 @@ pub struct Lent<'a> {
     pub shard: &'a Rc<ShardInfo>,
     /// How they send.
     pub client: &'a LocalClient,
+    /// Who has sent the message.
+    pub asker: &'a dyn Asker,
     /// How their tasks sleep.
     pub timers: &'a Rc<Timers>,
     /// Whether another task may be spawned.
@@ -98,7 +100,7 @@ impl Registry {
     /// Runs the handler that a message names, or makes its task, and writes the answer that is due
     /// by now.
     #[inline]
-    pub fn dispatch(&mut self, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
+    pub fn dispatch(&mut self, arrival: Arrival<'_, '_>, lent: &Lent<'_>) -> Dispatch {
         let header = &arrival.header;
         if header.kind != Kind::OneWay && arrival.outbox.is_full() {
             return Dispatch::NoRoom;
@@ -119,7 +121,7 @@ impl Registry {
         &mut self,
         index: usize,
         arrival: Arrival<'_, '_>,
-        lent: Lent<'_>,
+        lent: &Lent<'_>,
     ) -> Dispatch {
         let header = &arrival.header;
         match &self.entry(index).runner {
@@ -136,7 +138,7 @@ impl Registry {
                     return refuse(header, arrival.outbox, None, &crowding);
                 }
                 let place = (index, self.lane_of(index));
-                let call = BlockingCall::new(place, run.clone(), &arrival, &lent);
+                let call = BlockingCall::new(place, run.clone(), &arrival, lent);
                 Dispatch::Block(Box::new(call))
             }
         }
@@ -171,7 +173,8 @@ impl Registry {
         }
     }
 
-    fn run_inline(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
+    #[inline]
+    fn run_inline(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: &Lent<'_>) -> Dispatch {
         let Arrival {
             header,
             message,
@@ -186,6 +189,7 @@ impl Registry {
         let mut cx = Context {
             shard: lent.shard,
             client: lent.client,
+            asker: lent.asker,
             now,
             deadline,
             route_key: header.route_key,
@@ -258,7 +262,8 @@ impl Registry {
         }
     }
 
-    fn make_task(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: Lent<'_>) -> Dispatch {
+    #[inline(never)]
+    fn make_task(&mut self, index: usize, arrival: Arrival<'_, '_>, lent: &Lent<'_>) -> Dispatch {
         let Arrival {
             header,
             message,
@@ -266,7 +271,7 @@ impl Registry {
             deadline,
             ..
         } = arrival;
-        if let Some(crowding) = self.task_crowding(index, &lent) {
+        if let Some(crowding) = self.task_crowding(index, lent) {
             return refuse(&header, outbox, None, &crowding);
         }
         let position = self.position(index);
@@ -340,6 +345,7 @@ impl Lent<'_> {
             deadline,
             route_key: header.route_key,
             wants_reply: header.kind == Kind::Request,
+            origin: self.asker.origin(),
         }
     }
 }

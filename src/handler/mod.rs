@@ -102,7 +102,7 @@ pub use batched::{
 };
 pub use blocking::{BlockingCall, Lane, blocking, blocking_raw};
 pub(crate) use built_in::{built_in, built_in_job};
-pub use context::{BlockingContext, Context, ShardInfo, TaskContext};
+pub use context::{Asker, BlockingContext, Context, ShardInfo, TaskContext};
 pub use dispatch::{Arrival, Dispatch, Lent, Spawning};
 pub use failure::Failure;
 pub use inline::{

@@ -7,6 +7,7 @@ use quanta::Instant;
 use super::{
     Core, Parcel, Phase, Shard,
     batches::Waiting,
+    callers::At,
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
     turn::nanos,
 };
@@ -80,9 +81,16 @@ impl Core {
             let times = (read, deadline);
             return self.send_over(shard, connection, header, times, message, outbox);
         }
+        let asker = At {
+            connection,
+            shard: self.info.shard,
+            introduced: &self.introduced,
+            peers: &self.peers,
+        };
         let lent = Lent {
             shard: &self.info,
             client: &self.local_client,
+            asker: &asker,
             timers: &self.timers,
             may_spawn: self.tasks.has_room(),
             reply_bytes_max: self.options.message_bytes_max,
@@ -94,7 +102,7 @@ impl Core {
             deadline,
             now: read,
         };
-        match self.registry.dispatch(arrival, lent) {
+        match self.registry.dispatch(arrival, &lent) {
             Dispatch::Handled(handler) => {
                 self.recorder.counters.handled += 1;
                 self.record_inline(handler, read, header.kind);
@@ -285,8 +293,7 @@ impl Core {
         match Hello::decode(payload) {
             Ok(hello) => {
                 tracing::debug!(?connection, instance = %hello.instance, "hello");
-                self.introduce(now, connection, hello.instance);
-                self.note_updates(connection, &hello);
+                self.introduce(now, connection, hello);
                 let welcome = Header::new(Kind::Welcome, header.correlation);
                 if outbox.push(&welcome, &self.hello).is_err() {
                     self.recorder.counters.answers_lost += 1;

@@ -174,6 +174,7 @@ impl Core {
         let lent = Lent {
             shard: &self.info,
             client: &self.local_client,
+            asker: &None,
             timers: &self.timers,
             may_spawn: false,
             reply_bytes_max: self.options.message_bytes_max,

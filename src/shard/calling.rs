@@ -4,7 +4,7 @@ use quanta::Instant;
 
 use super::{Core, Phase, Shard, turn::nanos};
 use crate::{
-    client::{Connect, Standing, Submission, Submitted},
+    client::{Connect, Standing, Submission, Submitted, Target},
     engine::{ConnectionId, Engine},
     error::Lost,
     events::{Departure, Event},
@@ -29,6 +29,9 @@ impl<E: Engine> Shard<E> {
                 }
                 Submission::Close(peer) => {
                     self.take_connect_of(now, peer);
+                    if self.has_other_handles(now, peer) {
+                        continue;
+                    }
                     let until = now + self.core.options.close_within;
                     // Last, for it knows the others.
                     let links = self.core.side.caller.borrow().links_of(peer);
@@ -54,10 +57,17 @@ impl<E: Engine> Shard<E> {
     fn connect(&mut self, now: Instant, connect: Connect) {
         let mut caller = self.core.side.caller.borrow_mut();
         caller.open(&connect);
-        let Connect { peer, endpoint, .. } = connect;
+        let Connect { peer, to, .. } = connect;
         if !matches!(self.core.phase, Phase::Running) {
             return caller.stand(peer, Standing::Unconnectable);
         }
+        let endpoint = match to {
+            Target::Endpoint(endpoint) => endpoint,
+            Target::Caller(instance) => {
+                drop(caller);
+                return self.speak_of(instance, peer);
+            }
+        };
         match self.engine.connect(&endpoint) {
             Ok(connection) => {
                 drop(caller);
@@ -76,9 +86,21 @@ impl<E: Engine> Shard<E> {
     /// What speaks of a peer may overtake its connection, which stands in another queue and may
     /// have been asked for after this turn had looked there.
     fn take_connect_of(&mut self, now: Instant, id: PeerId) {
-        if !self.core.side.caller.borrow().knows(id) {
+        let is_closing = self.core.closing.iter().any(|&(closing, _)| closing == id);
+        if is_closing || !self.core.side.caller.borrow().knows(id) {
             self.take_connects(now);
         }
+    }
+
+    /// A handle to a peer is gone. Whether there are others: to a process that connects to this one
+    /// several may be asked for in turn, and the next one before the last is let go.
+    fn has_other_handles(&mut self, now: Instant, id: PeerId) -> bool {
+        let instance = self.core.side.caller.borrow().instance_of(id);
+        let Some(instance) = instance else {
+            return false;
+        };
+        self.take_connects(now);
+        !self.core.callers.drop_handle(instance, id)
     }
 
     fn submit(&mut self, now: Instant, message: Submitted) {
@@ -91,15 +113,23 @@ impl<E: Engine> Shard<E> {
         if self.core.closing.is_empty() {
             return;
         }
-        let Self { engine, core } = self;
-        let mut closing = std::mem::take(&mut core.closing);
+        let mut closing = std::mem::take(&mut self.core.closing);
         closing.retain(|&(id, until)| {
-            let caller = core.side.caller.borrow();
+            let caller = self.core.side.caller.borrow();
             // A process's main connection knows the others, and goes last.
             if (caller.is_sending(id) || caller.has_links(id)) && now < until {
                 return true;
             }
+            let instance = caller.instance_of(id);
             drop(caller);
+            if self.core.peers.is_accepted(id) {
+                self.let_go_of(id);
+                return false;
+            }
+            let Self { engine, core } = self;
+            if let Some(instance) = instance {
+                core.callers.forget(instance, id);
+            }
             core.part_from_dialed(id, Departure::LetGo);
             let connection = core.peers.connection_of(id);
             let mut caller = core.side.caller.borrow_mut();
@@ -111,7 +141,7 @@ impl<E: Engine> Shard<E> {
             }
             false
         });
-        core.closing = closing;
+        self.core.closing = closing;
     }
 
     /// Says hello on connections that have just come up, before anything else is sent. What is to
@@ -124,7 +154,7 @@ impl<E: Engine> Shard<E> {
         let mut came_up = std::mem::take(&mut core.came_up);
         let count = came_up.len();
         came_up.retain(|&connection| {
-            let Some(id) = core.peers.id_at(connection) else {
+            let Some((id, _)) = core.peers.dialed_at(connection) else {
                 return false;
             };
             let Some(outbox) = engine.outbox(connection) else {
@@ -212,8 +242,8 @@ impl Core {
     }
 
     pub(super) fn on_goodbye(&mut self, connection: ConnectionId) {
-        match self.peers.id_at(connection) {
-            Some(id) => {
+        match self.peers.dialed_at(connection) {
+            Some((id, _)) => {
                 self.expected.retain(|it| it.peer != id);
                 let mut caller = self.side.caller.borrow_mut();
                 caller.stand(id, Standing::Draining);
@@ -227,6 +257,10 @@ impl Core {
                     && !std::mem::replace(&mut it.is_draining, true)
                 {
                     self.news.tell(|| Event::Draining(it.info(shard)));
+                }
+                if let Some(link) = self.peers.id_at(connection) {
+                    let mut caller = self.side.caller.borrow_mut();
+                    caller.stand(link, Standing::Draining);
                 }
             }
         }
@@ -242,18 +276,28 @@ impl Core {
         if *why == Lost::SlowConsumer {
             self.recorder.counters.slow_consumers += 1;
         }
-        self.part_from(connection, Departure::Lost(why.clone()));
         self.strikes.remove(&connection);
         self.came_up.retain(|&up| up != connection);
+        let is_ended = self.end_sent_by(connection, outbox);
+        self.part_from(connection, Departure::Lost(why.clone()));
         match self.peers.id_at(connection) {
             // Its goodbye was this connection's, too; whoever comes next has said none.
             Some(id) => {
-                self.side.caller.borrow_mut().lost(id, outbox);
+                let answers = self.side.caller.borrow_mut().lost(id, outbox);
+                self.recorder.counters.answers_lost += answers as u64;
                 self.part_from_dialed(id, Departure::Lost(why.clone()));
                 self.expect_link(now, id);
             }
+            None if is_ended => {}
             None => self.recorder.counters.answers_lost += outbox.messages() as u64,
         }
+    }
+
+    /// An accepted connection is closed for messages that cannot be read.
+    pub(super) fn condemn(&mut self, connection: ConnectionId, outbox: Option<&mut Outbox>) {
+        let mut nothing = Outbox::new(0, 0);
+        self.end_sent_by(connection, outbox.unwrap_or(&mut nothing));
+        self.part_from(connection, Departure::Unreadable);
     }
 
     /// The names of the handlers that peers have told of.

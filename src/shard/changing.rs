@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 
 use super::{Core, Phase, Shard};
 use crate::{
-    engine::{ConnectionId, Engine},
+    engine::Engine,
     handler::Handler,
     wire::{Header, Hello, Kind},
 };
@@ -145,12 +145,5 @@ impl Core {
         let introduced = self.introduced.iter();
         let wanting = introduced.filter(|(_, it)| it.takes_updates && !it.is_draining);
         self.untold = wanting.map(|(&connection, _)| connection).collect();
-    }
-
-    /// A peer that has just said hello may want to know when the list of handlers changes.
-    pub(super) fn note_updates(&mut self, connection: ConnectionId, hello: &Hello) {
-        if let Some(it) = self.introduced.get_mut(&connection) {
-            it.takes_updates = hello.takes_updates();
-        }
     }
 }

@@ -193,7 +193,7 @@ impl Core {
     ) {
         let is_full = self.crossing.is_full(shard, message.payload_bytes());
         // A dialed connection brings answers, too: it is always read.
-        let may_hold = !outbox.is_held() && self.peers.id_at(connection).is_none();
+        let may_hold = !outbox.is_held() && self.peers.dialed_at(connection).is_none();
         if is_full && !may_hold {
             let text = format!("the ring to shard {shard} is full: limits.ring_capacity");
             return self.refuse(outbox, &header, Reason::Overloaded, &text);
@@ -201,7 +201,7 @@ impl Core {
         let mut parcel = self.crossing.pack(header, connection, read);
         parcel.deadline = deadline;
         parcel.promise = (header.kind != Kind::OneWay).then(|| outbox.promise());
-        parcel.fill(message);
+        parcel.fill(message, self.asker_at(connection));
         self.crossing.bytes += parcel.payload_bytes();
         if is_full {
             outbox.hold();
@@ -253,6 +253,7 @@ impl Core {
     }
 
     /// Runs a message that another shard has sent.
+    #[inline(never)]
     fn run_arrived(&mut self, now: Instant, home: usize, mut parcel: Box<Parcel>) {
         let header = parcel.header;
         if header.kind == Kind::Cancel {
@@ -269,9 +270,11 @@ impl Core {
             return self.send_home(home, parcel);
         }
         let began = self.read_time(now);
+        let origin = parcel.origin(home);
         let lent = Lent {
             shard: &self.info,
             client: &self.local_client,
+            asker: &origin,
             timers: &self.timers,
             may_spawn: self.tasks.has_room(),
             reply_bytes_max: self.options.message_bytes_max,
@@ -285,7 +288,7 @@ impl Core {
             deadline,
             now: began,
         };
-        let dispatch = self.registry.dispatch(arrival, lent);
+        let dispatch = self.registry.dispatch(arrival, &lent);
         parcel.take_answer(&mut self.crossing.answer);
         let handler = match dispatch {
             Dispatch::Handled(handler) => {

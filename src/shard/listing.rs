@@ -1,14 +1,20 @@
 //! Whom a shard knows, for operators.
 
+use std::sync::Arc;
+
 use quanta::Instant;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::Core;
-use crate::{client::Standing, events::PeerInfo, peers::AccountSnapshot};
+use crate::{
+    client::{Row, Said, Standing},
+    events::PeerInfo,
+    peers::AccountSnapshot,
+};
 
 /// Who has said hello on a connection. Not all that it said: a peer decides how much that is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Introduced {
     pub(super) instance: Uuid,
     pub(super) since: Instant,
@@ -18,9 +24,18 @@ pub(super) struct Introduced {
     pub(super) is_draining: bool,
     /// It wants to know when the list of handlers changes.
     pub(super) takes_updates: bool,
+    pub(super) said: Arc<Said>,
 }
 
 impl Introduced {
+    /// As a shard with this number enters it into the directory.
+    pub(super) fn row(&self, shard: usize) -> Row {
+        Row {
+            info: self.info(shard),
+            said: self.said.clone(),
+        }
+    }
+
     /// As a shard with this number tells of it.
     pub(super) fn info(&self, shard: usize) -> PeerInfo {
         PeerInfo {
@@ -99,6 +114,8 @@ impl Core {
                     Standing::Down => "down",
                     Standing::Draining => "draining",
                     Standing::Unconnectable => "unconnectable",
+                    // Of peers that are not dialed.
+                    Standing::Away => "away",
                 },
                 instance: self.peers.instance_of(it.peer),
                 is_link: it.is_link,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quanta::Instant;
 
 use super::Core;
-use crate::{client::Standing, engine::ConnectionId, events::Event, peers::PeerId, wire::Hello};
+use crate::{client::Standing, engine::ConnectionId, peers::PeerId, wire::Hello};
 
 /// For so long a peer may leave our hello without a welcome; then what waits is sent all the same.
 const WELCOME_PATIENCE: Duration = Duration::from_millis(250);
@@ -45,7 +45,7 @@ impl Core {
         connection: ConnectionId,
         payload: &mut [u8],
     ) {
-        let Some((id, peer)) = self.peers.at(connection) else {
+        let Some((id, _)) = self.peers.dialed_at(connection) else {
             return;
         };
         let before = self.expected.len();
@@ -63,7 +63,8 @@ impl Core {
         if !is_expected {
             // What a known process serves has changed. Who was not met, or has been replaced, has
             // nothing to add; nor has a further shard.
-            if let Some(met) = &mut peer.identity
+            if let Some(peer) = self.peers.get_mut(id)
+                && let Some(met) = &mut peer.identity
                 && met.instance == hello.instance
                 && caller.main_of(id).is_none()
             {
@@ -84,11 +85,7 @@ impl Core {
         caller.stand(id, Standing::Up);
         self.closing.extend(stale.into_iter().map(|id| (id, now)));
         drop(caller);
-        let epoch = self.news.next_epoch();
-        peer.identity = Some(hello);
-        peer.epoch = Some(epoch);
-        peer.is_draining = false;
-        self.tell_of_dialed(id, Some(epoch), Event::Up);
+        self.know_dialed(id, hello);
     }
 
     /// Goes on without the welcomes that have not come.

@@ -8,6 +8,7 @@
 mod answering;
 mod batches;
 mod blocking;
+mod callers;
 mod calling;
 mod changing;
 mod command;
@@ -30,8 +31,8 @@ use quanta::{Clock, Instant};
 use rustc_hash::FxHashMap;
 
 use self::{
-    batches::Batches, crossing::Crossing, listing::Introduced, meeting::Expected, news::News,
-    tasks::Tasks, underway::Underway,
+    batches::Batches, callers::Callers, crossing::Crossing, listing::Introduced, meeting::Expected,
+    news::News, tasks::Tasks, underway::Underway,
 };
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
@@ -159,6 +160,7 @@ struct Core {
     /// Accepted connections that have said hello, and whose. Not all that it said: a peer decides
     /// how much that is.
     introduced: FxHashMap<ConnectionId, Introduced>,
+    callers: Callers,
     /// What the program is to be told of.
     news: News,
     /// Unreadable headers in a row, by connection.
@@ -216,7 +218,7 @@ impl<E: Engine> Shard<E> {
             messages_max: options.outgoing_messages_max,
             bytes_max: options.outgoing_bytes_max,
         };
-        let news = News::new(client.hub().clone());
+        let news = News::new(info.shard, &client);
         let side = Rc::new(CallingSide::new(limits, options.inbox_capacity, connects));
         let local_client = LocalClient::new(info.shard, side.clone(), client);
         let batches = Batches::new(names.len());
@@ -252,6 +254,7 @@ impl<E: Engine> Shard<E> {
             came_up: Vec::new(),
             expected: Vec::new(),
             introduced: FxHashMap::default(),
+            callers: Callers::default(),
             news,
             strikes: FxHashMap::default(),
             condemned: Vec::new(),
@@ -282,6 +285,7 @@ impl Core {
             deadline: None,
             route_key: 0,
             wants_reply: false,
+            origin: None,
         }
     }
 }

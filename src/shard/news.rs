@@ -3,18 +3,17 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use quanta::Instant;
-use uuid::Uuid;
+use rustc_hash::FxHashMap;
 
-use super::{Core, listing::Introduced};
+use super::{Core, callers::keep};
 use crate::{
+    client::{Client, Directory, Row, RowKey},
     config::Endpoint,
-    engine::ConnectionId,
     events::{Departure, Event, Hub, PeerInfo},
     peers::PeerId,
+    wire::Hello,
 };
 
-/// Accepted peers that are known by their hello.
-const INTRODUCED_MAX: usize = 16_384;
 /// Events that wait for the hub at most; of more, the oldest are lost, and the subscribers are told
 /// how many.
 const WAITING_MAX: usize = 1024;
@@ -23,23 +22,33 @@ const TOLD_AT_ONCE: usize = 64;
 /// When the hub is asked again that was held, by a shard that has nothing else to do.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Events that are not told yet.
+/// Events that are not told yet, and peers that are not in the directory yet, or still.
 #[derive(Debug)]
 pub(super) struct News {
+    shard: usize,
     hub: Arc<Hub>,
+    directory: Arc<Directory>,
+    /// No more than came and went while the directory was held.
+    rows: FxHashMap<RowKey, Option<Row>>,
     waiting: VecDeque<Event>,
     missing: u64,
     /// The last connection's.
     epoch: u64,
+    /// There is something to hand on; else a turn looks no further.
+    pub(super) is_due: bool,
 }
 
 impl News {
-    pub(super) fn new(hub: Arc<Hub>) -> Self {
+    pub(super) fn new(shard: usize, client: &Client) -> Self {
         Self {
-            hub,
+            shard,
+            hub: client.hub().clone(),
+            directory: client.directory().clone(),
+            rows: FxHashMap::default(),
             waiting: VecDeque::new(),
             missing: 0,
             epoch: 0,
+            is_due: false,
         }
     }
 
@@ -47,6 +56,18 @@ impl News {
     pub(super) fn next_epoch(&mut self) -> u64 {
         self.epoch += 1;
         self.epoch
+    }
+
+    /// A connection to a peer stands.
+    pub(super) fn enter(&mut self, key: RowKey, row: Row) {
+        self.rows.insert(key, Some(row));
+        self.is_due = true;
+    }
+
+    /// It does no longer.
+    pub(super) fn take_out(&mut self, key: RowKey) {
+        self.rows.insert(key, None);
+        self.is_due = true;
     }
 
     /// Keeps an event, if anybody wants to know of it.
@@ -59,65 +80,71 @@ impl News {
             self.missing += 1;
         }
         self.waiting.push_back(event());
+        self.is_due = true;
     }
 
-    /// Hands on what waits, as far as that goes without waiting.
+    /// Hands on what waits, as far as that goes without waiting. Who is told of a peer finds it in
+    /// the directory.
     #[inline]
     pub(super) fn hand_on(&mut self) {
-        if !self.waiting.is_empty() {
-            let Self {
-                hub,
-                waiting,
-                missing,
-                ..
-            } = self;
+        if self.is_due {
+            self.try_hand_on();
+        }
+    }
+
+    #[cold]
+    fn try_hand_on(&mut self) {
+        let Self {
+            shard,
+            hub,
+            directory,
+            rows,
+            waiting,
+            missing,
+            ..
+        } = self;
+        if rows.is_empty() || directory.try_enter(*shard, rows) {
             hub.try_publish(waiting, missing, TOLD_AT_ONCE);
+            self.is_due = !self.waiting.is_empty();
         }
     }
 
     /// When to hand on what is left.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        (!self.waiting.is_empty()).then(|| now + AGAIN)
+        self.is_due.then(|| now + AGAIN)
     }
 }
 
 impl Core {
-    /// A connection's peer has said hello. If it was dialed that is welcomed, and no more: it is
-    /// known by its own welcome. Nor does a second hello make anybody another.
-    pub(super) fn introduce(&mut self, now: Instant, connection: ConnectionId, instance: Uuid) {
-        if self.introduced.contains_key(&connection)
-            || self.introduced.len() >= INTRODUCED_MAX
-            || self.peers.id_at(connection).is_some()
-        {
-            return;
-        }
-        let introduced = Introduced {
-            instance,
-            since: now,
-            epoch: self.news.next_epoch(),
-            is_draining: false,
-            takes_updates: false,
-        };
-        self.introduced.insert(connection, introduced);
-        let shard = self.info.shard;
-        self.news.tell(|| Event::Up(introduced.info(shard)));
-    }
-
-    /// An accepted connection's peer is known no longer, if it was.
-    pub(super) fn part_from(&mut self, connection: ConnectionId, reason: Departure) {
-        if let Some(it) = self.introduced.remove(&connection) {
-            let shard = self.info.shard;
-            self.news.tell(|| Event::Down {
-                peer: it.info(shard),
-                reason,
-            });
-        }
-    }
-
-    /// Likewise one that was dialed.
+    /// A connection that was dialed stands no longer: if its peer was known by it, it is no more.
     pub(super) fn part_from_dialed(&mut self, id: PeerId, reason: Departure) {
         let met = self.peers.part_from(id);
+        if let (Some(_), Some(instance)) = (met, self.peers.instance_of(id)) {
+            self.news.take_out((instance, Some(id)));
+        }
         self.tell_of_dialed(id, met, |peer| Event::Down { peer, reason });
+    }
+
+    /// A peer that was dialed has said who it is.
+    pub(super) fn know_dialed(&mut self, id: PeerId, hello: Hello) {
+        let (epoch, shard) = (self.news.next_epoch(), self.info.shard);
+        let (instance, said) = (hello.instance, Arc::new(keep(hello.clone())));
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        peer.identity = Some(hello);
+        peer.epoch = Some(epoch);
+        peer.is_draining = false;
+        let caller = self.side.caller.borrow();
+        let info = PeerInfo {
+            instance,
+            endpoint: caller.endpoint_of(id).map(Endpoint::to_string),
+            shard,
+            epoch,
+        };
+        drop(caller);
+        self.news.tell(|| Event::Up(info.clone()));
+        self.news.enter((instance, Some(id)), Row { info, said });
     }
 
     /// Something has happened to a peer that was dialed and is known, with this epoch.

@@ -4,6 +4,7 @@ use quanta::Instant;
 
 use super::{Core, parcel::Parcel, tasks::Origin};
 use crate::{
+    client,
     engine::ConnectionId,
     handler::{Failure, Lent, Sender, Spawning},
     wire::{Header, Outbox, Received},
@@ -23,7 +24,8 @@ impl Core {
     ) {
         let shard = self.info.shard;
         let sender = sender(shard, connection);
-        match self.make_ordered((handler, sender), header, deadline, message) {
+        let asker = self.asker_at(connection);
+        match self.make_ordered((handler, sender), asker, header, deadline, message) {
             Ok(spawning) => self.spawn_ordered(Origin::here(connection, outbox), read, spawning),
             Err(Failure { reason, text }) => self.refuse(outbox, &header, reason, &text),
         }
@@ -40,9 +42,10 @@ impl Core {
     ) -> Option<Box<Parcel>> {
         let (header, read, deadline) = (parcel.header, parcel.read, parcel.deadline);
         let place = (handler, sender(home, parcel.connection));
+        let asker = parcel.origin(home);
         let mut is_taken = false;
         let message = &mut parcel.message(&mut is_taken);
-        match self.make_ordered(place, header, deadline, message) {
+        match self.make_ordered(place, asker, header, deadline, message) {
             Ok(spawning) => {
                 self.spawn_ordered(Origin::There { home, parcel }, read, spawning);
                 None
@@ -56,7 +59,8 @@ impl Core {
 
     fn make_ordered(
         &mut self,
-        (handler, sender): (usize, Sender),
+        place: (usize, Sender),
+        asker: Option<client::Origin>,
         header: Header,
         deadline: Option<Instant>,
         message: &mut Received<'_>,
@@ -64,11 +68,11 @@ impl Core {
         let lent = Lent {
             shard: &self.info,
             client: &self.local_client,
+            asker: &asker,
             timers: &self.timers,
             may_spawn: self.tasks.has_room(),
             reply_bytes_max: self.options.message_bytes_max,
         };
-        let place = (handler, sender);
         self.registry.order(place, header, deadline, message, &lent)
     }
 

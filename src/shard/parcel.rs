@@ -3,11 +3,14 @@
 use std::hint::black_box;
 
 use quanta::Instant;
+use uuid::Uuid;
 
 use super::tasks::TaskEnd;
 use crate::{
+    client::Origin,
     engine::ConnectionId,
     handler::Spawning,
+    peers::PeerId,
     wire::{ATTACHED_BYTES_MIN, Header, Outbox, Promise, Received},
 };
 
@@ -15,6 +18,19 @@ use crate::{
 const KEPT_BYTES_MAX: usize = 2 * ATTACHED_BYTES_MIN;
 /// Instead of a handler's index.
 const NONE: u32 = u32::MAX;
+/// Of who sent a message: the instance, and the id if it was dialed.
+const ORIGIN_BYTES: usize = 24;
+
+/// A new buffer has room for so much.
+const SMALL_BYTES: usize = 128;
+
+/// Where in the buffer it stands who sent the message.
+#[derive(Clone, Copy, Debug)]
+enum OriginPlace {
+    None,
+    Before,
+    After,
+}
 
 /// A message on its way to another shard and back.
 ///
@@ -38,6 +54,7 @@ pub struct Parcel {
     /// The index of the one that ran.
     handler: u32,
     is_answered: bool,
+    origin: OriginPlace,
     /// An answer whose payload leaves from where it is.
     large: Option<Box<Outbox>>,
 }
@@ -55,12 +72,13 @@ impl Parcel {
             payload_bytes: 0,
             handler: NONE,
             is_answered: false,
+            origin: OriginPlace::None,
             large: None,
         }
     }
 
-    /// Takes in the payload: a large one with the buffer that it stands in.
-    pub(super) fn fill(&mut self, message: &mut Received<'_>) {
+    /// Takes in the payload: a large one with the buffer that it stands in; and who sent it.
+    pub(super) fn fill(&mut self, message: &mut Received<'_>, origin: Option<Origin>) {
         let bytes = message.payload_bytes();
         let at = if bytes >= ATTACHED_BYTES_MIN {
             let (buffer, place) = message.take_buffer();
@@ -68,12 +86,57 @@ impl Parcel {
             place.start
         } else {
             self.buffer.clear();
+            // At once what a small message and its answer take.
+            self.buffer.reserve((ORIGIN_BYTES + bytes).max(SMALL_BYTES));
+            if origin.is_some() {
+                self.buffer.extend_from_slice(&[0; ORIGIN_BYTES]);
+            }
+            let at = self.buffer.len();
             self.buffer.extend_from_slice(message.payload());
-            0
+            at
         };
         // `limits.message_bytes_max` is below.
         self.payload_at = at as u32;
         self.payload_bytes = bytes as u32;
+        self.origin = match origin {
+            None => OriginPlace::None,
+            Some(origin) => self.write_origin(&origin),
+        };
+    }
+
+    /// Before the payload, where its header was; an engine that reads it into a buffer of its own
+    /// has no place there.
+    fn write_origin(&mut self, origin: &Origin) -> OriginPlace {
+        let dialed = origin.dialed.map_or(0, PeerId::to_u64);
+        let mut bytes = [0; ORIGIN_BYTES];
+        bytes[..16].copy_from_slice(origin.instance.as_bytes());
+        bytes[16..].copy_from_slice(&dialed.to_ne_bytes());
+        let at = self.payload_at as usize;
+        if let Some(before) = at.checked_sub(ORIGIN_BYTES) {
+            self.buffer[before..at].copy_from_slice(&bytes);
+            return OriginPlace::Before;
+        }
+        self.buffer.truncate(at + self.payload_bytes());
+        self.buffer.extend_from_slice(&bytes);
+        OriginPlace::After
+    }
+
+    /// Who sent the message, to its home; to be asked before it is answered.
+    pub(super) fn origin(&self, home: usize) -> Option<Origin> {
+        let at = self.payload_at as usize;
+        let from = match self.origin {
+            OriginPlace::None => return None,
+            OriginPlace::Before => at - ORIGIN_BYTES,
+            OriginPlace::After => at + self.payload_bytes(),
+        };
+        let (instance, dialed) = self.buffer[from..from + ORIGIN_BYTES].split_at(16);
+        let dialed = u64::from_ne_bytes(dialed.try_into().ok()?);
+        Some(Origin {
+            instance: Uuid::from_slice(instance).ok()?,
+            shard: home,
+            // Ids begin at 1.
+            dialed: (dialed > 0).then(|| PeerId::from_u64(dialed)),
+        })
     }
 
     /// Bytes of the payload that it was filled with.
@@ -144,6 +207,7 @@ impl Parcel {
     /// Empties it, to be used again, if it is worth that.
     pub(super) fn empty(&mut self) -> bool {
         self.payload_bytes = 0;
+        self.origin = OriginPlace::None;
         self.handler = NONE;
         self.is_answered = false;
         self.large = None;
@@ -175,7 +239,7 @@ mod tests {
         let header = Header::new(crate::wire::Kind::Request, 1);
         let connection = ConnectionId::new(0, std::num::NonZeroU32::MIN);
         let mut parcel = Parcel::new(header, connection, Instant::now());
-        parcel.fill(&mut Received::apart(&[], &mut [7; 10]));
+        parcel.fill(&mut Received::apart(&[], &mut [7; 10]), None);
         parcel.set_handler(Some(3));
         let mut answer = Outbox::new(1, usize::MAX);
         answer
@@ -187,6 +251,35 @@ mod tests {
         assert!(parcel.empty());
         assert_eq!((parcel.handler(), parcel.payload_bytes()), (None, 0));
         assert!(!parcel.is_answered());
+    }
+
+    #[test]
+    fn a_parcel_tells_who_sent_it_and_keeps_its_payload() {
+        let connection = ConnectionId::new(0, std::num::NonZeroU32::MIN);
+        let origin = Origin {
+            instance: Uuid::from_u128(5),
+            shard: 2,
+            dialed: Some(PeerId::unique()),
+        };
+        let accepted = Origin {
+            dialed: None,
+            ..origin
+        };
+        let header = Header::new(crate::wire::Kind::Request, 1);
+        let mut parcel = Parcel::new(header, connection, Instant::now());
+        for bytes in [0, 10, ATTACHED_BYTES_MIN] {
+            for origin in [Some(origin), None, Some(accepted)] {
+                let (mut within, mut apart) = (vec![7; 64 + bytes + 3], vec![7; bytes]);
+                let place = 64..64 + bytes;
+                let mut is_taken = false;
+                let within = Received::within(&mut within, 0..40, place, &mut is_taken);
+                for mut message in [within, Received::apart(&[], &mut apart)] {
+                    parcel.fill(&mut message, origin);
+                    assert_eq!(parcel.origin(2), origin);
+                    assert_eq!(parcel.message(&mut false).payload(), vec![7; bytes]);
+                }
+            }
+        }
     }
 
     #[test]

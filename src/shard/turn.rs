@@ -6,7 +6,6 @@ use super::{Core, Phase, Shard};
 use crate::{
     engine::{Engine, Event},
     error::Malformation,
-    events::Departure,
 };
 
 /// What a turn came to.
@@ -35,11 +34,12 @@ impl<E: Engine> Shard<E> {
         self.core.side.caller.borrow_mut().expire(now);
         self.core.underway.expire(now);
         self.core.stop_expecting(now);
+        // Before the welcome leaves: whoever has it is known.
+        self.core.news.hand_on();
         work += self.flush(now);
         work += self.send(now);
         self.close_quiet_peers(now);
         self.core.record_ends();
-        self.core.news.hand_on();
         self.step_drain(now);
         Turn {
             worked: work > 0,
@@ -87,12 +87,15 @@ impl<E: Engine> Shard<E> {
         while let Some(connection) = core.condemned.pop() {
             core.strikes.remove(&connection);
             // A peer that was dialed is not given up for what one connection brought.
-            if core.peers.id_at(connection).is_some() {
+            if core.peers.dialed_at(connection).is_some() {
                 engine.redial(connection);
                 continue;
             }
-            core.part_from(connection, Departure::Unreadable);
+            core.condemn(connection, engine.outbox(connection));
             engine.close(connection);
+        }
+        if self.core.news.is_due {
+            self.bind_callers();
         }
         events
     }
@@ -126,6 +129,10 @@ impl<E: Engine> Shard<E> {
             Phase::Draining(draining) => Some(draining.until),
             _ => None,
         };
+        let drain = match self.core.news.is_due {
+            true => drain.into_iter().chain(self.core.news.next_due(now)).min(),
+            false => drain,
+        };
         let timers = [
             self.core.closing.iter().map(|&(_, until)| until).min(),
             self.core.side.caller.borrow().next_deadline(),
@@ -134,7 +141,6 @@ impl<E: Engine> Shard<E> {
             self.core.batches.next_due(),
             self.core.underway.next_deadline(),
             self.engine.next_wake(),
-            self.core.news.next_due(now),
             drain,
         ];
         timers.into_iter().flatten().min()

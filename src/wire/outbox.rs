@@ -241,6 +241,11 @@ impl Outbox {
         }
     }
 
+    /// Messages that have not left, as far as the engine has told.
+    pub fn waiting(&self) -> Tally {
+        self.waiting
+    }
+
     /// The oldest message that waits, whole, whatever of it has left.
     pub fn front(&self) -> Option<Frames<'_>> {
         if self.is_empty() {

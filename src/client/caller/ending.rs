@@ -52,20 +52,21 @@ impl Caller {
     }
 
     /// The connection is lost. What has left its outbox may have reached the peer; what has not
-    /// never left, and is taken out of it.
-    pub fn lost(&mut self, peer: PeerId, outbox: &mut Outbox) {
+    /// never left, and is taken out of it. Returns how many answers to the peer stood there, too.
+    pub fn lost(&mut self, peer: PeerId, outbox: &mut Outbox) -> usize {
         let Some(queue) = self.queues.get_mut(&peer) else {
-            return;
+            return 0;
         };
         queue.standing = Standing::Down;
         let sent = queue.settle(outbox);
         self.add_ends(Entry::OneWaySent, sent);
-        self.end_unsent_of(peer, Some(&mut *outbox), NotSent::ConnectionLost);
+        let answers = self.end_unsent_of(peer, Some(&mut *outbox), NotSent::ConnectionLost);
         if let Some(queue) = self.queues.get_mut(&peer) {
             queue.begin_anew(outbox);
         }
         // What waits was on no connection: it stays for the next one.
         self.end_sent(peer, Indeterminate::ConnectionLost);
+        answers
     }
 
     /// Ends a message at once that goes nowhere. The credit and the account of a peer that is
@@ -94,26 +95,37 @@ impl Caller {
         }
     }
 
-    /// Ends what stands in this peer's outbox, and what is staged for it.
-    fn end_unsent_of(&mut self, peer: PeerId, outbox: Option<&mut Outbox>, why: NotSent) {
+    /// Ends what stands in this peer's outbox, and what is staged for it. Returns how many answers
+    /// stood there.
+    fn end_unsent_of(&mut self, peer: PeerId, outbox: Option<&mut Outbox>, why: NotSent) -> usize {
         let Some(queue) = self.queues.get_mut(&peer) else {
-            return;
+            return 0;
         };
         let mut staged = queue.take_stage();
+        let mut answers = 0;
         for unsent in outbox.into_iter().chain([&mut staged]) {
             while let Some(frames) = unsent.front() {
                 if let Ok(header) = Header::decode(frames.header) {
                     let payload = Bytes::copy_from_slice(frames.payload);
+                    let is_answer = matches!(header.kind, Kind::Ack | Kind::Response | Kind::Nack);
+                    answers += usize::from(is_answer);
                     self.end_unsent(peer, &header, payload, why);
                 }
                 unsent.pop_front();
             }
         }
+        answers
     }
 
     /// A message has never left. Answers of this process may stand in the same outbox: they are no
     /// messages of the caller's.
-    fn end_unsent(&mut self, peer: PeerId, header: &Header, payload: Bytes, why: NotSent) {
+    pub(super) fn end_unsent(
+        &mut self,
+        peer: PeerId,
+        header: &Header,
+        payload: Bytes,
+        why: NotSent,
+    ) {
         match header.kind {
             Kind::OneWay => self.count(peer, Entry::Lost),
             Kind::Confirm | Kind::Request => {

@@ -3,7 +3,7 @@
 use super::{Caller, Queue};
 use crate::{
     client::{
-        Connect, Standing,
+        Connect, Standing, Target,
         queue::Waiting,
         shards::{Shards, Way},
     },
@@ -39,10 +39,13 @@ impl Caller {
     }
 
     fn way_by_shard(&mut self, peer: PeerId, handler: HandlerKey, route_key: u64) -> PeerId {
-        let shards = self
-            .queues
-            .get_mut(&peer)
-            .and_then(|it| it.shards.as_deref_mut());
+        let Some(queue) = self.queues.get_mut(&peer) else {
+            return peer;
+        };
+        if let Some(&latest) = queue.callers.last() {
+            return latest;
+        }
+        let shards = queue.shards.as_deref_mut();
         let way = shards.map(|shards| shards.way(handler, route_key));
         match way {
             Some(Way::Open(link)) => link,
@@ -61,7 +64,7 @@ impl Caller {
         }
         let connect = Connect {
             peer: link,
-            endpoint,
+            to: Target::Endpoint(endpoint),
             shared: queue.shared.clone(),
             is_routed: false,
         };
@@ -89,26 +92,31 @@ impl Caller {
         self.queues.get(&link)?.main
     }
 
-    /// Where the connection to this peer leads.
+    /// Where the connection to this peer was dialed.
     pub fn endpoint_of(&self, peer: PeerId) -> Option<&Endpoint> {
-        self.queues.get(&peer).map(|queue| &queue.endpoint)
+        self.queues.get(&peer)?.endpoint.as_ref()
     }
 
-    /// All peers, their main connections and those to further shards.
+    /// All peers that were dialed, their main connections and those to further shards.
     pub fn acquaintances(&self) -> impl Iterator<Item = Acquaintance<'_>> {
-        self.queues.iter().map(|(&peer, queue)| Acquaintance {
-            peer,
-            endpoint: &queue.endpoint,
-            standing: queue.standing,
-            is_link: queue.main.is_some(),
-            shared: &queue.shared,
+        self.queues.iter().filter_map(|(&peer, queue)| {
+            Some(Acquaintance {
+                peer,
+                endpoint: queue.endpoint.as_ref()?,
+                standing: queue.standing,
+                is_link: queue.main.is_some(),
+                shared: &queue.shared,
+            })
         })
     }
 
     /// The connections to a process beside its main one.
     pub fn links_of(&self, main: PeerId) -> Vec<PeerId> {
-        let shards = self.queues.get(&main).and_then(|it| it.shards.as_ref());
-        shards.map_or_else(Vec::new, |shards| shards.open_links().collect())
+        let Some(queue) = self.queues.get(&main) else {
+            return Vec::new();
+        };
+        let to_shards = queue.shards.iter().flat_map(|shards| shards.open_links());
+        to_shards.chain(queue.callers.iter().copied()).collect()
     }
 
     /// A process has said on its main connection what its shards are, to the shard with this
@@ -119,8 +127,10 @@ impl Caller {
             return Vec::new();
         };
         let before = queue.shards.take();
-        if !queue.is_routed {
-            queue.shards = Shards::learn(hello, &queue.endpoint, own).map(Box::new);
+        if let Some(endpoint) = &queue.endpoint
+            && !queue.is_routed
+        {
+            queue.shards = Shards::learn(hello, endpoint, own).map(Box::new);
         }
         self.knows_shards |= queue.shards.is_some();
         let stale = match (before, &mut queue.shards) {
@@ -192,7 +202,7 @@ impl Caller {
         }
     }
 
-    fn wait_for(&mut self, peer: PeerId, waiting: Waiting) {
+    pub(super) fn wait_for(&mut self, peer: PeerId, waiting: Waiting) {
         if let Some(call) = self.calls.get_mut(waiting.header.correlation) {
             call.peer = peer;
         }

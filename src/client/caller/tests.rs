@@ -7,6 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
+    client::Target,
     peers::{Account, AccountSnapshot, Credit, PeerShared},
     wire::Reason,
 };
@@ -27,7 +28,7 @@ struct Answer(oneshot::AsyncReceiver<Outcome>);
 fn connect_to(peer: PeerId, shared: &Arc<PeerShared>) -> Connect {
     Connect {
         peer,
-        endpoint: "tcp://127.0.0.1:7400".parse().expect("is an endpoint"),
+        to: Target::Endpoint("tcp://127.0.0.1:7400".parse().expect("is an endpoint")),
         shared: shared.clone(),
         is_routed: false,
     }

@@ -95,11 +95,12 @@ impl Bench {
         let lent = Lent {
             shard: &self.shard,
             client: &self.client,
+            asker: &None,
             timers: &self.timers,
             may_spawn: self.may_spawn,
             reply_bytes_max: REPLY_BYTES_MAX,
         };
-        self.registry.dispatch(arrival, lent)
+        self.registry.dispatch(arrival, &lent)
     }
 
     /// Dispatches in each of the three modes, and returns how a request was answered. A confirm

@@ -36,7 +36,8 @@ fn what_waited_for_the_welcome_takes_the_way_of_what_follows() {
     let mut bench = Bench::new();
     let mut first = bench.submit_waiting(Kind::Request);
     let link = learn(&mut bench).expect("a message waits for it");
-    assert_eq!(link.endpoint.to_string(), "tcp://127.0.0.1:7401");
+    let endpoint = "tcp://127.0.0.1:7401".parse().unwrap();
+    assert_eq!(link.to, Target::Endpoint(endpoint));
     let _second = bench.submit_waiting(Kind::Request);
     assert!(bench.caller.pop_wanted().is_none(), "it is opened once");
     assert!(

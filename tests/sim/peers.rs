@@ -1,0 +1,149 @@
+//! Calls to processes that have connected, by their own connections, while those are cut.
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use corelane::{
+    client::{Peer, RawReply, RemoteAnswer},
+    engine::sim::Weather,
+    error::{CallError, Indeterminate, NotSent},
+    handler::{Handler, inline_raw},
+};
+use uuid::Uuid;
+
+use crate::{scenario, world::World};
+
+type Call = corelane::client::Call<RawReply, RemoteAnswer>;
+
+/// How often each end must have come about over all seeds, or they would show nothing.
+const ENDS_MIN: usize = 5;
+
+#[test]
+fn calls_by_accepted_connections_end_once_and_are_accounted_for() {
+    let mut ends = [0; 4];
+    for seed in 0..60 {
+        let counts = call_the_caller(seed);
+        for (sum, count) in ends.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+    for (end, name) in ends.iter().zip(["answered", "lost", "away", "late"]) {
+        assert!(*end >= ENDS_MIN, "{name} came about only {end} times");
+    }
+}
+
+fn echo() -> Handler {
+    inline_raw("echo", |payload, reply, _cx| {
+        reply.extend_from_slice(payload);
+        Ok(())
+    })
+}
+
+fn call_the_caller(seed: u64) -> [usize; 4] {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut limits = scenario::random_limits(&mut random);
+    limits.shard.message_bytes_max = 1 << 20;
+    let mut world = World::new(seed, Weather::default(), limits);
+    world.add_process(0, 1, true, &[echo()]);
+    world.add_process(16, 1, true, &[echo()]);
+    let endpoint = world.processes[1].shards[0].endpoint.clone();
+    let dialed = world.processes[0].client.connect(&endpoint).unwrap();
+    run_for(&mut world, Duration::from_millis(50));
+
+    let client = world.processes[1].client.clone();
+    let mut peer: Option<Peer> = None;
+    let (mut calls, mut counts): (Vec<Call>, _) = (Vec::new(), [0; 4]);
+    let mut ended = Vec::new();
+    for _ in 0..200 {
+        match random.u8(..) {
+            0..8 => world.network.cut_all(),
+            8..16 => peer = None,
+            _ => {
+                let found = client.peer(Uuid::from_u128(0));
+                peer = peer.or(found.ok());
+                if let Some(peer) = &peer {
+                    let message = client.message("echo").raw(vec![1; random.usize(..2_000)]);
+                    let request = message.to(peer).request();
+                    calls.extend(request.within(Duration::from_millis(20)).send());
+                }
+            }
+        }
+        run_for(&mut world, Duration::from_micros(random.u64(..300)));
+        poll_all(&mut calls, &mut ended);
+    }
+    run_for(&mut world, Duration::from_secs(1));
+    poll_all(&mut calls, &mut ended);
+    assert!(
+        calls.is_empty(),
+        "seed {seed}: {} calls never end",
+        calls.len()
+    );
+    for end in ended {
+        let at = match end {
+            Ok(_) => 0,
+            Err(CallError::Indeterminate(Indeterminate::ConnectionLost)) => 1,
+            Err(CallError::NotSent(error)) if error.why == NotSent::ConnectionLost => 1,
+            Err(CallError::NotSent(error)) if error.why == NotSent::NotConnected => 2,
+            Err(CallError::Indeterminate(Indeterminate::Deadline)) => 3,
+            Err(CallError::NotSent(error)) => {
+                let is_expected = matches!(error.why, NotSent::Deadline | NotSent::Outstanding);
+                assert!(is_expected, "seed {seed}: {error}");
+                3
+            }
+            // Its handle was dropped, and as much time has passed.
+            Err(CallError::Indeterminate(Indeterminate::Stopped)) => 3,
+            Err(other) => panic!("seed {seed}: {other}"),
+        };
+        counts[at] += 1;
+    }
+    // All that was taken has ended, and no credit is kept.
+    let peer = client
+        .peer(Uuid::from_u128(0))
+        .expect("has connected again");
+    let account = peer.account();
+    assert_eq!(
+        account.accepted,
+        account.settled(),
+        "seed {seed}: {account:?}"
+    );
+    let all = (0..limits.outgoing_messages_max).map(|_| {
+        let message = client.message("echo").raw("again").to(&peer);
+        message.one_way()
+    });
+    let room = all.take_while(Result::is_ok).count();
+    let bounds = [
+        limits.shard.inbox_capacity,
+        limits.outgoing_messages_max,
+        limits.outgoing_bytes_max / "again".len(),
+    ];
+    let most = bounds.into_iter().min().expect("there are some");
+    assert!(room >= most, "seed {seed}: {room} of {most}");
+    drop(dialed);
+    counts
+}
+
+fn run_for(world: &mut World, time: Duration) {
+    let until = world.now() + time;
+    loop {
+        world.settle(|_| {});
+        if !world.advance(until) {
+            return world.settle(|_| {});
+        }
+    }
+}
+
+fn poll_all(calls: &mut Vec<Call>, ended: &mut Vec<Result<Bytes, CallError>>) {
+    let mut cx = Context::from_waker(Waker::noop());
+    calls.retain_mut(|call| match pin!(call).poll(&mut cx) {
+        Poll::Pending => true,
+        Poll::Ready(end) => {
+            ended.push(end);
+            false
+        }
+    });
+}
