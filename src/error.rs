@@ -439,6 +439,9 @@ pub enum IoUringRefusal {
     /// ENOMEM.
     #[error("out of memory to lock; raise it with `ulimit -l`, or free some")]
     NoMemory,
+    /// EMFILE or ENFILE.
+    #[error("too many open files; raise the limit with `ulimit -n`")]
+    NoDescriptors,
     /// Anything else.
     #[error("{0}")]
     Other(std::io::Error),
@@ -451,6 +454,7 @@ impl From<std::io::Error> for IoUringRefusal {
             Some(Errno::PERM | Errno::ACCESS) => Self::Forbidden,
             Some(Errno::NOSYS) => Self::Missing,
             Some(Errno::NOMEM) => Self::NoMemory,
+            Some(Errno::MFILE | Errno::NFILE) => Self::NoDescriptors,
             _ => Self::Other(error),
         }
     }

@@ -4,6 +4,8 @@
 //!
 //! `CORELANE_SEED` chooses which fail; `CORELANE_FAULTY_CALLS=100000` makes so many messages.
 
+#[path = "faults/starts.rs"]
+mod starts;
 #[path = "faults/supervisor.rs"]
 mod supervisor;
 
@@ -87,7 +89,7 @@ fn harmless(call: Call) -> &'static [Verdict] {
         Call::Accept => &[Fail(libc::EINTR), Fail(libc::EAGAIN)],
         Call::Connect => &[FailAfter(libc::EINTR)],
         Call::Wait | Call::Poll => &[Fail(libc::EINTR)],
-        Call::Socket | Call::SocketOption | Call::Control => &[],
+        _ => &[],
     }
 }
 
@@ -128,7 +130,7 @@ fn harmful(call: Call) -> &'static [Verdict] {
         ],
         Call::SocketOption => &[Fail(libc::ENOBUFS)],
         Call::Control => &[Fail(libc::ENOMEM), Fail(libc::ENOSPC)],
-        Call::Wait | Call::Poll => &[],
+        _ => &[],
     }
 }
 

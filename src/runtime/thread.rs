@@ -1,8 +1,9 @@
 //! A shard's thread: its CPU and its memory first, then its executor, and all of its life on that.
 
-use std::{future::Future, sync::Once, thread};
+use std::{future::Future, io, sync::Once, thread};
 
 use glommio::{LocalExecutorBuilder, Placement};
+use rustix::io::Errno;
 
 use crate::{
     error::{MemoryRefusal, StartError},
@@ -36,14 +37,14 @@ pub(super) fn spawn<F: Future<Output = ()>>(
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(RING_DEPTH)
             .make()
-            .map_err(|error| failure(shard, error.to_string()))?;
+            .map_err(|error| failure(shard, with_remedy(&error.into())))?;
         executor.run(async move { live().await });
         Ok(())
     };
     let thread = thread::Builder::new()
         .name(format!("corelane-shard-{shard}"))
         .spawn(run)
-        .map_err(|error| failure(shard, error.to_string()))?;
+        .map_err(StartError::Thread)?;
     Ok(ShardThread { shard, thread })
 }
 
@@ -53,10 +54,26 @@ impl ShardThread {
         self.thread.join().unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            let why = format!("a panic: {}", text.unwrap_or_default());
-            Err(failure(self.shard, why))
+            let text = text.unwrap_or_default();
+            // glommio's executor has a thread of its own, and panics for want of it.
+            let remedy = match text.starts_with("failed to spawn thread") {
+                true => "; raise the limit of processes (`ulimit -u`)",
+                false => "",
+            };
+            Err(failure(self.shard, format!("a panic: {text}{remedy}")))
         })
     }
+}
+
+/// What was there when the start looked for it may be gone when the executor is made.
+fn with_remedy(error: &io::Error) -> String {
+    let remedy = match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => "raise the limit of open files (`ulimit -n`)",
+        Some(Errno::NOMEM) => "raise the memory that may be locked (`ulimit -l`), or free some",
+        Some(Errno::PERM | Errno::NOSYS) => "`corelane doctor` says what io_uring takes here",
+        _ => return error.to_string(),
+    };
+    format!("{error}; {remedy}")
 }
 
 fn failure(shard: usize, why: String) -> StartError {

@@ -27,10 +27,18 @@ pub(crate) enum Call {
     Control,
     Wait,
     Poll,
+    // What a start needs, too.
+    Bind,
+    Listen,
+    MakePoller,
+    MakeEvent,
+    MakeRing,
+    Thread,
+    Affinity,
 }
 
 impl Call {
-    /// Those that every machine makes: one of the last two may stand for the other.
+    /// Those of connections that every machine makes: of a wait and a poll it may be either.
     pub(crate) const ALL: [Call; 8] = [
         Call::Socket,
         Call::Connect,
@@ -64,7 +72,7 @@ const OLD_WAITS: [(c_long, Call); 2] = [
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_WAITS: [(c_long, Call); 0] = [];
 
-const CALLS: [(c_long, Call); 11] = [
+const CALLS: [(c_long, Call); 18] = [
     (libc::SYS_socket, Call::Socket),
     (libc::SYS_connect, Call::Connect),
     (libc::SYS_accept4, Call::Accept),
@@ -76,6 +84,13 @@ const CALLS: [(c_long, Call); 11] = [
     (libc::SYS_epoll_pwait, Call::Wait),
     (libc::SYS_epoll_pwait2, Call::Wait),
     (libc::SYS_ppoll, Call::Poll),
+    (libc::SYS_bind, Call::Bind),
+    (libc::SYS_listen, Call::Listen),
+    (libc::SYS_epoll_create1, Call::MakePoller),
+    (libc::SYS_eventfd2, Call::MakeEvent),
+    (libc::SYS_io_uring_setup, Call::MakeRing),
+    (libc::SYS_clone3, Call::Thread),
+    (libc::SYS_sched_setaffinity, Call::Affinity),
 ];
 
 fn calls() -> impl Iterator<Item = (c_long, Call)> {
