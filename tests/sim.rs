@@ -15,6 +15,8 @@ mod blocking;
 mod bounds;
 #[path = "sim/cancelling.rs"]
 mod cancelling;
+#[path = "sim/changing.rs"]
+mod changing;
 #[path = "sim/check.rs"]
 mod check;
 #[path = "sim/draining.rs"]

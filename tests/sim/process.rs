@@ -19,7 +19,10 @@ use corelane::{
     metrics::Counters,
     peers::PeerShared,
     route::{self, Doorbell, Inbox, Port, inbox},
-    shard::{BlockingPort, BlockingPorts, Command, Depths, Drained, LocalFuture, Parts, Shard},
+    shard::{
+        BlockingPort, BlockingPorts, Change, Changed, Command, Depths, Drained, LocalFuture, Parts,
+        Shard,
+    },
     wire::{HandlerEntry, Hello},
 };
 use crossbeam_channel::Receiver;
@@ -356,6 +359,14 @@ impl Node {
     }
 
     /// Tells it to stop, gracefully or, without time, at once.
+    /// Has it change what it serves; it tells the receiver when it has.
+    pub(crate) fn change(&self, change: Change) -> Receiver<Changed> {
+        let (reply, changed) = crossbeam_channel::unbounded();
+        let told = self.commands.try_send(Command::Change { change, reply });
+        assert!(told.is_ok(), "a shard takes commands until it is over");
+        changed
+    }
+
     pub(crate) fn drain(&mut self, until: Instant) {
         let (done, drained) = crossbeam_channel::unbounded();
         self.drained = Some(drained);
