@@ -1,6 +1,8 @@
 //! The native engine driven by hand: two of them, or one and a plain socket, in one thread and with
 //! a clock of the test's own. What its peers do to it, and what it costs.
 
+#[path = "native_engine/ages.rs"]
+mod ages;
 #[path = "native_engine/beats.rs"]
 mod beats;
 #[path = "native_engine/dialing.rs"]

@@ -31,6 +31,8 @@ mod ledger;
 mod load;
 #[path = "sim/ordered.rs"]
 mod ordered;
+#[path = "sim/overload.rs"]
+mod overload;
 #[path = "sim/peers.rs"]
 mod peers;
 #[path = "sim/planted.rs"]
@@ -130,6 +132,7 @@ fn the_same_seed_gives_the_same_trace() {
 fn a_shards_own_tasks_do_not_keep_other_threads_waiting() {
     let mut limits = scenario::random_limits(&mut fastrand::Rng::with_seed(0));
     limits.shard.turn_messages_max = 4;
+    limits.shard.shedding = None;
     limits.shard.inbox_capacity = 100;
     let mut world = World::new(0, Weather::default(), limits);
     world.add_process(0, 1, true, &[]);

@@ -107,7 +107,7 @@ impl Engine for Memory {
 
     fn poll(
         &mut self,
-        _now: Instant,
+        now: Instant,
         messages_max: usize,
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
@@ -121,6 +121,7 @@ impl Engine for Memory {
         while count < due.min(messages_max) && !self.outbox.is_held() {
             sink(Event::Message(Incoming {
                 connection: self.connection,
+                since: Some(now),
                 message: Received::apart(&self.header, &mut self.payload),
                 outbox: &mut self.outbox,
             }));

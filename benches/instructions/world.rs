@@ -220,4 +220,5 @@ const SHARD_OPTIONS: ShardOptions = ShardOptions {
     inbox_capacity: 64,
     inline_budget: Duration::from_millis(1),
     has_histograms: true,
+    shedding: None,
 };

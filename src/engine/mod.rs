@@ -219,6 +219,9 @@ pub enum Event<'a> {
 pub struct Incoming<'a> {
     /// Where it came from.
     pub connection: ConnectionId,
+    /// When it was not there yet: the last time at which nothing was that this connection brought.
+    /// It has waited since then at most. `None`: the engine does not know.
+    pub since: Option<Instant>,
     /// Its two frames.
     pub message: Received<'a>,
     /// Where an answer goes.

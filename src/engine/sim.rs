@@ -80,7 +80,11 @@ struct Link {
 enum Read {
     Nothing,
     Opened,
-    Message { header: Vec<u8>, payload: Vec<u8> },
+    Message {
+        since: Option<Instant>,
+        header: Vec<u8>,
+        payload: Vec<u8>,
+    },
     Lost(Lost),
 }
 
@@ -191,13 +195,17 @@ impl Sim {
             .front()
             .is_none_or(|(next, _)| takes_messages || !next.is_message());
         let item = is_read.then(|| lane.pop(now)).flatten();
-        match item.map(|item| item.what) {
-            Some(What::Open) => return Read::Opened,
-            Some(What::Message { header, payload }) => {
+        match item.map(|(item, since)| (item.what, since)) {
+            Some((What::Open, _)) => return Read::Opened,
+            Some((What::Message { header, payload }, since)) => {
                 cables.tell((number, 1 - end), true, &header, &payload);
-                return Read::Message { header, payload };
+                return Read::Message {
+                    since,
+                    header,
+                    payload,
+                };
             }
-            Some(What::Close) => return Read::Lost(Lost::Closed),
+            Some((What::Close, _)) => return Read::Lost(Lost::Closed),
             None => {}
         }
         let cable = cables.get(number).expect("was just found");
@@ -257,12 +265,14 @@ impl Sim {
                     sink(Event::Up(connection));
                 }
                 Read::Message {
+                    since,
                     header,
                     mut payload,
                 } => {
                     let link = self.links.get_mut(connection).expect("was just read");
                     sink(Event::Message(Incoming {
                         connection,
+                        since,
                         message: Received::apart(&header, &mut payload),
                         outbox: &mut link.outbox,
                     }));

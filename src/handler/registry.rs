@@ -424,6 +424,12 @@ impl Registry {
         is_news
     }
 
+    /// Whether a message is for one of corelane's own handlers.
+    pub fn is_built_in(&mut self, header: &Header) -> bool {
+        let index = self.index_of(header.handler);
+        index.is_some_and(|it| self.entries[it].origin.is_built_in())
+    }
+
     /// Whether a message runs though the process drains.
     #[cold]
     pub fn runs_while_draining(&mut self, header: &Header) -> bool {

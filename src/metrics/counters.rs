@@ -37,6 +37,8 @@ pub struct Counters {
     /// holds reasons that this version does not know. Serialized by name, without zeros.
     #[serde(with = "by_name")]
     pub nacked_by_reason: [u64; REASONS],
+    /// Those of them that had waited longer than `limits.shed_target_us`.
+    pub shed: u64,
     /// Messages of which this end cannot say whether the handler ran.
     pub indeterminate: u64,
     /// Messages dropped after acceptance: by a lost connection, by shedding, by a cancel, by a
@@ -160,6 +162,7 @@ impl AddAssign for Counters {
             nacked_by_reason,
             indeterminate,
             lost,
+            shed,
             stopped,
             hopped_out,
             hopped_in,
@@ -204,6 +207,7 @@ impl AddAssign for Counters {
         }
         self.indeterminate += indeterminate;
         self.lost += lost;
+        self.shed += shed;
         self.stopped += stopped;
         self.hopped_out += hopped_out;
         self.hopped_in += hopped_in;

@@ -181,13 +181,14 @@ struct Family {
 }
 
 /// Taken apart, so that a new counter that is not shown does not compile.
-fn families(counters: &Counters) -> [(Family, u64); 40] {
+fn families(counters: &Counters) -> [(Family, u64); 41] {
     let Counters {
         accepted,
         handled,
         nacked_by_reason: _,
         indeterminate,
         lost,
+        shed,
         stopped,
         hopped_out,
         hopped_in,
@@ -241,6 +242,7 @@ fn families(counters: &Counters) -> [(Family, u64); 40] {
             indeterminate,
         ),
         total("lost_total", "Messages dropped after acceptance.", lost),
+        total("shed_total", "Those nacked for having waited.", shed),
         total(
             "hopped_out_total",
             "Messages handed to another shard.",

@@ -9,14 +9,14 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 use quanta::Clock;
 
-use super::start::spawn_helper;
+use super::start::{shedding, spawn_helper};
 use crate::{
     config::{Blocking, Settings},
     error::StartError,
     handler::Handler,
     placement::Plan,
     route::Doorbell,
-    shard::{BlockingJob, BlockingPort, BlockingWorker},
+    shard::{BlockingJob, BlockingPort, BlockingWorker, Shedding},
 };
 
 /// How long the end of a runtime waits for blocking handlers that still run.
@@ -61,18 +61,20 @@ impl Pool {
             queue_capacity,
             ..
         } = settings.blocking();
-        Self::start_threads("corelane-blocking", threads, queue_capacity, plan, clock).map(Some)
+        let sizes = (threads, queue_capacity);
+        let shedding = shedding(settings.limits());
+        Self::start_threads("corelane-blocking", sizes, shedding, plan, clock).map(Some)
     }
 
     /// Starts the one thread of the built-in handlers that wait for shards or files.
     pub(super) fn start_operator(plan: &Plan, clock: &Clock) -> Result<Self, StartError> {
-        Self::start_threads("corelane-operator", 1, QUESTIONS_MAX, plan, clock)
+        Self::start_threads("corelane-operator", (1, QUESTIONS_MAX), None, plan, clock)
     }
 
     fn start_threads(
         name: &str,
-        threads: usize,
-        queue_capacity: usize,
+        (threads, queue_capacity): (usize, usize),
+        shedding: Option<Shedding>,
         plan: &Plan,
         clock: &Clock,
     ) -> Result<Self, StartError> {
@@ -85,7 +87,7 @@ impl Pool {
         };
         for _ in 0..threads {
             let (queue, clock) = (pool.queue.clone(), clock.clone());
-            let work = move || work(&queue, &clock);
+            let work = move || work(&queue, &clock, BlockingWorker::new(shedding));
             pool.threads.push(spawn_helper(name, plan, work)?);
         }
         Ok(pool)
@@ -99,11 +101,13 @@ impl Pool {
 }
 
 /// Ends when no shard is left that could bring a job, and no job.
-fn work(queue: &Receiver<BlockingJob>, clock: &Clock) {
-    let mut worker = BlockingWorker::default();
+fn work(queue: &Receiver<BlockingJob>, clock: &Clock, mut worker: BlockingWorker) {
     while let Ok(job) = queue.recv() {
         if let Some(end) = worker.run(job, clock.now()) {
             end.tell();
+        }
+        if queue.is_empty() {
+            worker.rest();
         }
     }
 }

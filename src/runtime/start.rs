@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientOptions, Connect, ShardPort, Submission},
-    config::{self, Config, Endpoint, Idle, Settings},
+    config::{self, Config, Endpoint, Idle, Limits, Settings},
     engine::{
         Engine, EngineOptions,
         libzmq::{Context, Libzmq},
@@ -33,7 +33,7 @@ use crate::{
     metrics::DumpWriter,
     placement::{self, Place, Plan},
     route::{self, Doorbell, Inbox, Port, Seat, inbox},
-    shard::{self, BlockingPorts, Command, Parcel, Parts, Shard, ShardOptions},
+    shard::{self, BlockingPorts, Command, Parcel, Parts, Shard, ShardOptions, Shedding},
     wire::Hello,
 };
 
@@ -290,7 +290,16 @@ fn shard_options(settings: &Settings) -> ShardOptions {
         inbox_capacity: limits.inbox_capacity,
         inline_budget: limits.inline_budget,
         has_histograms: true,
+        shedding: shedding(limits),
     }
+}
+
+pub(super) fn shedding(limits: &Limits) -> Option<Shedding> {
+    let is_on = !limits.shed_target.is_zero();
+    is_on.then_some(Shedding {
+        target: limits.shed_target,
+        after: limits.shed_after,
+    })
 }
 
 fn engine_options(settings: &Settings) -> EngineOptions {

@@ -21,6 +21,7 @@ use crate::{
 /// Unreadable headers in a row after which a connection is closed.
 const STRIKES_MAX: u32 = 3;
 
+pub(super) const HAS_WAITED: &str = "it has waited longer than limits.shed_target_us";
 pub(super) const IS_STOPPING: &str = "this process is stopping";
 
 impl Core {
@@ -28,6 +29,7 @@ impl Core {
     pub(super) fn on_message(&mut self, now: Instant, incoming: Incoming<'_>) {
         let Incoming {
             connection,
+            since,
             mut message,
             outbox,
         } = incoming;
@@ -45,7 +47,7 @@ impl Core {
         }
         match header.kind {
             Kind::OneWay | Kind::Confirm | Kind::Request => {
-                self.serve(now, connection, header, &mut message, outbox);
+                self.serve((now, since), connection, header, &mut message, outbox);
             }
             Kind::Ack | Kind::Response | Kind::Nack => {
                 self.on_answer(now, connection, &header, &mut message);
@@ -59,7 +61,7 @@ impl Core {
 
     fn serve(
         &mut self,
-        turn_began: Instant,
+        (turn_began, since): (Instant, Option<Instant>),
         connection: ConnectionId,
         header: Header,
         message: &mut Received<'_>,
@@ -73,6 +75,9 @@ impl Core {
             return self.refuse_too_large(outbox, &header);
         }
         let read = self.read_time(turn_began);
+        if since.is_some_and(|since| self.sheds(&header, since, read)) {
+            return self.refuse(outbox, &header, Reason::Overloaded, HAS_WAITED);
+        }
         let deadline = match header.deadline_us {
             0 => None,
             us => Some(turn_began + Duration::from_micros(u64::from(us))),
@@ -149,6 +154,15 @@ impl Core {
     #[inline]
     pub(super) fn takes(&mut self, header: &Header) -> bool {
         matches!(self.phase, Phase::Running) || self.registry.runs_while_draining(header)
+    }
+
+    /// Whether a message is refused, for it has waited since then. It is counted as shed.
+    #[inline]
+    pub(super) fn sheds(&mut self, header: &Header, since: Instant, now: Instant) -> bool {
+        // Who asks how a shard is that cannot keep up is answered.
+        let sheds = self.shedder.refuses(since, now) && !self.registry.is_built_in(header);
+        self.recorder.counters.shed += u64::from(sheds);
+        sheds
     }
 
     /// A message has arrived whose payload was not taken in.
@@ -422,6 +436,9 @@ impl Core {
             Some(Err(failure)) => {
                 let reason = failure.reason.to_u16();
                 self.recorder.counters.count_nack(reason);
+                let is_shed = matches!(end.ran, Ran::Nowhere(_));
+                let is_shed = is_shed && failure.reason == Reason::Overloaded;
+                self.recorder.counters.shed += u64::from(is_shed);
                 match end.ran.is_somewhere() {
                     true => self.recorder.record_nack(end.handler, reason),
                     false => self.recorder.record_refusal(end.handler, reason),

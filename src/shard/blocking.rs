@@ -13,14 +13,16 @@ use quanta::Instant;
 
 use super::{
     Core,
+    answering::HAS_WAITED,
     parcel::Parcel,
+    shedding::{Shedder, Shedding},
     tasks::{FinishedTask, Origin, Ran, TaskEnd},
     underway::{Claim, Sent, Underway},
 };
 use crate::{
     codec::Decoder,
     engine::ConnectionId,
-    handler::{BlockingCall, Lane},
+    handler::{BlockingCall, Failure, Lane},
     route::{Doorbell, Inbox, Port, inbox},
     wire::{Outbox, Reason, Received},
 };
@@ -86,10 +88,10 @@ pub struct BlockingEnd {
 }
 
 /// Runs jobs: one for each thread of the pool.
-#[derive(Default)]
 pub struct BlockingWorker {
     /// Keeps its memory from job to job.
     decoder: Decoder,
+    shedder: Shedder,
 }
 
 impl BlockingPort {
@@ -203,6 +205,13 @@ impl BlockingPorts {
     }
 }
 
+fn has_waited() -> Failure {
+    Failure {
+        reason: Reason::Overloaded,
+        text: HAS_WAITED.to_owned(),
+    }
+}
+
 /// Why a message is refused that a thread should run.
 fn why_full(lane: Lane) -> &'static str {
     match lane {
@@ -224,9 +233,24 @@ impl Gate {
 }
 
 impl BlockingWorker {
-    /// Runs a job's handler, for as long as it takes, unless its deadline has passed by now or its
-    /// sender has cancelled it. `None` without running it if its shard is over.
+    /// One that refuses what has waited too long in the queue, or nothing.
+    pub fn new(shedding: Option<Shedding>) -> Self {
+        Self {
+            decoder: Decoder::default(),
+            shedder: Shedder::new(shedding),
+        }
+    }
+
+    /// It finds the queue empty.
+    pub fn rest(&mut self) {
+        self.shedder.rest();
+    }
+
+    /// Runs a job's handler, for as long as it takes, unless its deadline has passed by now, it is
+    /// refused for having waited, or its sender has cancelled it. `None` without running it if its
+    /// shard is over.
     pub fn run(&mut self, job: BlockingJob, now: Instant) -> Option<BlockingEnd> {
+        self.shedder.begin(now);
         let BlockingJob {
             call,
             origin,
@@ -239,6 +263,9 @@ impl BlockingWorker {
         let (ran, result) = match call.lateness(now) {
             _ if !claim.take() => (Ran::Nowhere(lane), None),
             Some(failure) => (Ran::Nowhere(lane), Some(Err(failure))),
+            None if self.shedder.refuses(read, now) => {
+                (Ran::Nowhere(lane), Some(Err(has_waited())))
+            }
             None if home.gate.enter() => (Ran::OnThread(lane), Some(call.run(&mut self.decoder))),
             None => return None,
         };

@@ -15,7 +15,7 @@ use quanta::Instant;
 
 use super::{
     Core, Shard,
-    answering::IS_STOPPING,
+    answering::{HAS_WAITED, IS_STOPPING},
     batches::Waiting,
     parcel::{self, Parcel},
     tasks::{Origin, TaskEnd},
@@ -270,6 +270,10 @@ impl Core {
             return self.send_home(home, parcel);
         }
         let began = self.read_time(now);
+        if self.sheds(&header, parcel.read, began) {
+            self.refuse_parcel(&mut parcel, Reason::Overloaded, HAS_WAITED);
+            return self.send_home(home, parcel);
+        }
         let origin = parcel.origin(home);
         let lent = Lent {
             shard: &self.info,
@@ -462,9 +466,11 @@ impl Core {
 
     /// Refuses a message that has crossed, or was to.
     pub(super) fn refuse_parcel(&mut self, parcel: &mut Parcel, reason: Reason, text: &str) {
-        let mut answer = Outbox::new(1, usize::MAX);
+        let emptied = Outbox::new(1, usize::MAX);
+        let mut answer = std::mem::replace(&mut self.crossing.answer, emptied);
         self.refuse(&mut answer, &parcel.header, reason, text);
         parcel.take_answer(&mut answer);
+        self.crossing.answer = answer;
     }
 
     /// Lets the other shards have what this one has for them.

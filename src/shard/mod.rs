@@ -21,6 +21,7 @@ mod news;
 mod ordering;
 mod parcel;
 mod park;
+mod shedding;
 mod tasks;
 mod turn;
 mod underway;
@@ -32,7 +33,7 @@ use rustc_hash::FxHashMap;
 
 use self::{
     batches::Batches, callers::Callers, crossing::Crossing, listing::Introduced, meeting::Expected,
-    news::News, tasks::Tasks, underway::Underway,
+    news::News, shedding::Shedder, tasks::Tasks, underway::Underway,
 };
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
@@ -42,6 +43,7 @@ pub use self::{
     listing::{AcceptedPeer, DialedPeer, ShardPeers},
     parcel::Parcel,
     park::{MEMLOCK_BYTES_MIN, are_possible, check_io_uring, descriptors_needed, run, spawner},
+    shedding::Shedding,
     tasks::Spawner,
     turn::Turn,
 };
@@ -82,6 +84,8 @@ pub struct ShardOptions {
     pub inline_budget: Duration,
     /// Whether it keeps histograms of its handlers and calls, or counts only.
     pub has_histograms: bool,
+    /// Whether messages that have waited too long are refused, and which.
+    pub shedding: Option<Shedding>,
 }
 
 /// What a shard is made from, besides its engine.
@@ -130,6 +134,7 @@ struct Core {
     /// The time, as far as this poll has read the clock: when its first message was read, then when
     /// its last handler returned.
     read_at: Option<Instant>,
+    shedder: Shedder,
     /// Replies written in this turn: whose, and when its message was read.
     replied: Vec<(usize, Instant)>,
     submissions: Inbox<Submission>,
@@ -234,6 +239,7 @@ impl<E: Engine> Shard<E> {
                 false => Recorder::counting(names),
             },
             read_at: None,
+            shedder: Shedder::new(options.shedding),
             replied: Vec::new(),
             submissions,
             inbox_most: 0,

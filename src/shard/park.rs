@@ -225,6 +225,7 @@ impl Bell {
     fn park<E: Engine>(&self, shard: &mut Shard<E>, now: Instant, until: Option<Instant>) {
         shard.core.doorbell.prepare_to_park(&self.waker);
         if shard.may_park() {
+            shard.core.shedder.rest();
             let remaining = until.map(|until| until.saturating_duration_since(now));
             // A time that no timespec holds is none.
             let remaining = remaining.and_then(|it| Timespec::try_from(it).ok());
@@ -302,6 +303,7 @@ impl Parking {
             if has_work {
                 Poll::Ready(())
             } else {
+                shard.core.shedder.rest();
                 Poll::Pending
             }
         })

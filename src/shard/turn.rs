@@ -20,6 +20,7 @@ pub struct Turn {
 impl<E: Engine> Shard<E> {
     /// Does all that can be done at this time without blocking, in a bounded amount of work.
     pub fn turn(&mut self, now: Instant) -> Turn {
+        self.core.shedder.begin(now);
         let mut work = self.read_mail(now);
         // What tasks have submitted since the last turn does not wait for a look at the sockets.
         work += self.send(now);
@@ -41,6 +42,9 @@ impl<E: Engine> Shard<E> {
         self.close_quiet_peers(now);
         self.core.record_ends();
         self.step_drain(now);
+        if work == 0 {
+            self.core.shedder.rest();
+        }
         Turn {
             worked: work > 0,
             is_over: matches!(self.core.phase, Phase::Over),

@@ -126,6 +126,7 @@ impl Blocked {
             outgoing_messages_max: 100,
             outgoing_bytes_max: 100_000,
             inbox_capacity: 100,
+            shedding: None,
             ..limits.shard
         };
         (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (100, 100_000);

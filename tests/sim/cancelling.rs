@@ -121,6 +121,7 @@ impl Bench {
             outgoing_bytes_max: 1 << 20,
             inbox_capacity: 1_000,
             buffered_bytes_max: 1 << 20,
+            shedding: None,
             ..limits.shard
         };
         (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (1_000, 1 << 20);

@@ -27,7 +27,7 @@ impl Pool {
             threads,
             takes_us: 0..5_000,
             queue,
-            worker: BlockingWorker::default(),
+            worker: BlockingWorker::new(None),
             running: Vec::new(),
             random: Rng::with_seed(seed),
         };

@@ -2,7 +2,12 @@
 
 use std::{rc::Rc, time::Duration};
 
-use corelane::{client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions};
+use corelane::{
+    client::Peer,
+    engine::sim::Weather,
+    metrics::Counters,
+    shard::{ShardOptions, Shedding},
+};
 use fastrand::Rng;
 use quanta::Instant;
 use uuid::Uuid;
@@ -431,6 +436,10 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
             inbox_capacity: size(random, 20),
             inline_budget: Duration::from_micros(100),
             has_histograms: false,
+            shedding: random.bool().then(|| Shedding {
+                target: Duration::from_micros(random.u64(50..2_000)),
+                after: Duration::from_micros(random.u64(100..5_000)),
+            }),
             buffered_bytes_max: match random.u8(..4) {
                 0 => random.usize(1..100),
                 _ => 1 << 20,

@@ -135,6 +135,7 @@ impl Plant {
     fn hand_message(&self, place: Place, incoming: Incoming<'_>, sink: &mut impl FnMut(Event<'_>)) {
         let Incoming {
             connection,
+            since,
             mut message,
             outbox,
         } = incoming;
@@ -146,6 +147,7 @@ impl Plant {
         let mut hand = |header: &[u8], payload: &mut Vec<u8>| {
             sink(Event::Message(Incoming {
                 connection,
+                since,
                 message: Received::apart(header, payload),
                 outbox: &mut *outbox,
             }));

@@ -19,7 +19,7 @@ use crate::{
 /// Rounds at one moment after which the shards are held to be going in circles.
 const ROUNDS_MAX: usize = 10_000;
 
-/// The limits of all processes of a world.
+/// The limits of a world's processes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) shard: ShardOptions,
@@ -40,6 +40,7 @@ pub(crate) struct World {
     pub(crate) processes: Vec<Process>,
     pub(crate) strangers: Vec<Rude>,
     pub(crate) mock: Arc<Mock>,
+    /// Those of the processes that are added from now on.
     pub(crate) limits: Limits,
     /// The bug that is planted, if any.
     pub(crate) plant: Rc<Plant>,

@@ -117,6 +117,7 @@ impl Router {
             }
             sink(Event::Message(Incoming {
                 connection,
+                since: None,
                 message: Received::apart(&frames.header, &mut frames.payload),
                 outbox: &mut peer.outbox,
             }));

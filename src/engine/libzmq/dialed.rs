@@ -159,6 +159,7 @@ impl Dealer {
             match receive_frames(&self.socket, frames) {
                 Ok(2) => sink(Event::Message(Incoming {
                     connection,
+                    since: None,
                     message: Received::apart(&frames.header, &mut frames.payload),
                     outbox: &mut self.outbox,
                 })),

@@ -72,6 +72,10 @@ pub(super) struct Link {
     pub(super) peer_ttl: Option<Duration>,
     /// Since when its queue has been full.
     pub(super) full_since: Option<Instant>,
+    /// When its socket was last known to have nothing to read.
+    pub(super) emptied_at: Instant,
+    /// The same, when what stands in `read` was read: it has come since then.
+    pub(super) since: Instant,
 }
 
 /// How far a connection is.
@@ -145,6 +149,8 @@ impl Link {
             has_heartbeats: false,
             peer_ttl: None,
             full_since: None,
+            emptied_at: now,
+            since: now,
         }
     }
 

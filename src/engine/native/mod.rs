@@ -98,6 +98,10 @@ pub struct Native {
     is_bell_watched: bool,
     /// It may have parked since the last look.
     has_parked: bool,
+    /// It may have slept since the last poll.
+    has_slept: bool,
+    /// The time of the last look: what the next one finds newly was not there.
+    looked_at: Instant,
     /// The last look found something that is not hot.
     others_active: bool,
     /// What the last look found; kept for its memory.
@@ -116,6 +120,8 @@ struct Io {
     greeting: usize,
     /// The most messages that stood in one outbox as it was written.
     outgoing_most: usize,
+    /// The time of the first poll after the shard last slept: nothing was there while it did.
+    woke_at: Instant,
     stats: IoStats,
 }
 
@@ -154,6 +160,7 @@ impl Native {
                 options,
                 greeting: 0,
                 outgoing_most: 0,
+                woke_at: now,
                 stats: IoStats::default(),
             },
             listeners: Vec::new(),
@@ -170,6 +177,8 @@ impl Native {
             first_hot: 0,
             is_bell_watched: false,
             has_parked: false,
+            has_slept: false,
+            looked_at: now,
             others_active: false,
             found: Vec::new(),
             began: now,
@@ -247,6 +256,9 @@ impl Engine for Native {
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
         self.now = now;
+        if std::mem::take(&mut self.has_slept) {
+            (self.io.woke_at, self.looked_at) = (now, now);
+        }
         let mut work = self.tell_of_the_gone(messages_max, sink);
         let hot_max = messages_max - self.reserve_for_others(messages_max);
         let hot = self.hot.len();
@@ -328,6 +340,7 @@ impl Engine for Native {
         self.await_blocked();
         self.watch_listeners();
         self.has_parked = true;
+        self.has_slept = true;
         // What is ready in the poller now makes its descriptor readable: no need to look. But one
         // that could not be watched has just been lost.
         !self.is_dirty() && self.gone.is_empty()

@@ -44,7 +44,7 @@ pub(super) struct Harvest {
 }
 
 /// What one read from the socket brought.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Fill {
     /// All there was.
     All,
@@ -79,6 +79,7 @@ impl Link {
             return Ok(harvest);
         }
         let fill = self.fill(io)?;
+        self.note_age(fill, now, io);
         if fill == Fill::Nothing {
             return Ok(harvest);
         }
@@ -94,6 +95,17 @@ impl Link {
         // What is left within the budget is not whole yet.
         harvest.more = (fill == Fill::Some || harvest.events >= messages_max) && !self.is_paused;
         Ok(harvest)
+    }
+
+    /// Takes down since when what was just read may have waited.
+    #[inline]
+    fn note_age(&mut self, fill: Fill, now: Instant, io: &Io) {
+        if fill != Fill::Nothing {
+            self.since = self.emptied_at.max(io.woke_at);
+        }
+        if fill != Fill::Some {
+            self.emptied_at = now;
+        }
     }
 
     /// Hands on whole messages, and answers PINGs.
@@ -126,6 +138,7 @@ impl Link {
                     let mut taken = false;
                     sink(Event::Message(Incoming {
                         connection: id,
+                        since: Some(self.since),
                         message: Received::within(&mut self.read, header, payload, &mut taken),
                         outbox: &mut self.outbox,
                     }));

@@ -215,6 +215,7 @@ impl Native {
         let found = &mut self.found;
         self.io.poller.look(|ready| found.push(ready));
         self.take_found();
+        self.looked_at = self.now;
     }
 
     /// Waits in the poller itself: one wake-up less on the way than to wait for its descriptor.
@@ -280,6 +281,7 @@ impl Native {
         }
         if ready.readable && !link.is_ready {
             link.is_ready = true;
+            link.emptied_at = link.emptied_at.max(self.looked_at);
             self.ready.push_back(id);
             self.others_active |= !self.hot.contains(id);
         }

@@ -96,13 +96,14 @@ impl Lane {
         Some((item, self.readable_at(item)))
     }
 
-    /// The next item, if it has arrived by now.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Item> {
+    /// The next item, if it has arrived by now, and since when it could be read.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(Item, Option<Instant>)> {
         let (_, at) = self.front()?;
-        match at.is_none_or(|at| at <= now) {
-            true => self.items.pop_front(),
-            false => None,
-        }
+        let item = match at.is_none_or(|at| at <= now) {
+            true => self.items.pop_front()?,
+            false => return None,
+        };
+        Some((item, at))
     }
 
     pub(super) fn len(&self) -> usize {
