@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use corelane::{
-    client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions, wire::Reason,
+    client::Peer,
+    engine::sim::Weather,
+    metrics::Counters,
+    shard::{ShardOptions, Shedding},
+    wire::Reason,
 };
 use fastrand::Rng;
 
@@ -68,6 +72,27 @@ fn what_waits_for_a_thread_beyond_its_deadline_does_not_run() {
     assert_eq!((total.accepted, total.nacked_by_reason[late]), (1, 1));
 }
 
+/// It is for the thread to refuse it: the shard has handed it over.
+#[test]
+fn what_waits_for_a_thread_longer_than_it_may_does_not_run() {
+    let shedding = Shedding {
+        target: Duration::from_millis(5),
+        after: Duration::ZERO,
+    };
+    let mut it = Blocked::with(2, 100, Some(shedding));
+    let pool = &mut it.world.processes[0].pool;
+    (pool.threads, pool.takes_us) = (1, 100..101);
+    it.pass(Duration::from_millis(1));
+    assert_eq!(it.ends(), [Some(End::Nack(Reason::Overloaded)); 2]);
+    assert!(it.runs.take().is_empty());
+    it.send(1);
+    it.pass(Duration::from_millis(20));
+    assert_eq!(it.ends()[2], Some(End::Answered), "it has not waited");
+    let total = it.drain(Duration::from_secs(1));
+    assert_eq!((total.shed, total.nacked(), total.handled), (2, 2, 1));
+    assert_eq!((total.blocking, total.in_flight()), (3, 0));
+}
+
 /// They run, and the queue is empty; but there would be no room for the ends of more.
 #[test]
 fn a_shard_has_no_more_jobs_under_way_than_its_inbox_holds() {
@@ -119,6 +144,10 @@ struct Blocked {
 
 impl Blocked {
     fn new(requests: usize, turn_messages_max: usize) -> Self {
+        Self::with(requests, turn_messages_max, None)
+    }
+
+    fn with(requests: usize, turn_messages_max: usize, shedding: Option<Shedding>) -> Self {
         let mut limits = random_limits(&mut Rng::with_seed(0));
         limits.shard = ShardOptions {
             turn_messages_max,
@@ -126,7 +155,7 @@ impl Blocked {
             outgoing_messages_max: 100,
             outgoing_bytes_max: 100_000,
             inbox_capacity: 100,
-            shedding: None,
+            shedding,
             ..limits.shard
         };
         (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (100, 100_000);

@@ -3,7 +3,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use corelane::shard::{BlockingEnd, BlockingJob, BlockingWorker};
+use corelane::shard::{BlockingEnd, BlockingJob, BlockingWorker, Shedding};
 use crossbeam_channel::{Receiver, Sender};
 use fastrand::Rng;
 use quanta::Instant;
@@ -21,13 +21,17 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// A pool, and where its process's shards put their jobs.
-    pub(crate) fn new(seed: u64, threads: usize, capacity: usize) -> (Self, Sender<BlockingJob>) {
+    pub(crate) fn new(
+        seed: u64,
+        (threads, capacity): (usize, usize),
+        shedding: Option<Shedding>,
+    ) -> (Self, Sender<BlockingJob>) {
         let (jobs, queue) = crossbeam_channel::bounded(capacity);
         let pool = Self {
             threads,
             takes_us: 0..5_000,
             queue,
-            worker: BlockingWorker::new(None),
+            worker: BlockingWorker::new(shedding),
             running: Vec::new(),
             random: Rng::with_seed(seed),
         };
@@ -43,6 +47,7 @@ impl Pool {
         }
         while self.running.len() < self.threads {
             let Ok(job) = self.queue.try_recv() else {
+                self.worker.rest();
                 break;
             };
             worked = true;

@@ -114,7 +114,8 @@ impl Process {
             .into_iter()
             .map(|it| it.complete(&doorbells).expect("all have offered"));
         let client = Client::new(ports, world.clock.clone(), client_options);
-        let (pool, jobs) = Pool::new(first_cpu as u64, limits.pool_threads, limits.pool_queue);
+        let sizes = (limits.pool_threads, limits.pool_queue);
+        let (pool, jobs) = Pool::new(first_cpu as u64, sizes, limits.shard.shedding);
         let under_way_max = limits.pool_queue + limits.pool_threads;
         let count = shards;
         let engines: Vec<(Tampered, String)> = endpoints
