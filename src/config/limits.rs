@@ -71,7 +71,7 @@ pub struct LimitsConfig {
     /// enforced by `libzmq` but for what waits for another shard or the pool.
     pub shed_target_us: u64,
     /// A queue stands once its shard (or thread of the pool) has had no moment without work for
-    /// this long.
+    /// this long, and most of what it came to had waited for longer than that.
     pub shed_after_ms: u64,
 }
 

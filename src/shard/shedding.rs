@@ -6,11 +6,13 @@
 //! and what it does run is never older than that.
 //!
 //! This is controlled delay as servers use it (Nichols and Jacobson, "Controlling Queue Delay";
-//! Maurer, "Fail at Scale"): a burst may wait, a standing queue may not. A queue stands if the
-//! shard has had no moment without work for an interval. Then each message is held against the
-//! target, and goes on being held against it until for as long an interval none was too old:
-//! senders do not slow down for a refusal, as TCP does, so there is nothing to be learnt from
-//! letting the queue grow again in between. Order stays as it was: there are gaps, and no swap.
+//! Maurer, "Fail at Scale"): a burst may wait, a standing queue may not. A queue stands if in an
+//! interval the shard had no moment without work, and most messages came to their turn too old: a
+//! stall makes some messages old, and one patient peer's messages are young beside any flood. Then
+//! each message is held against the target, and goes on being held against it until for as long an
+//! interval none was too old: senders do not slow down for a refusal, as TCP does, so there is
+//! nothing to be learnt from letting the queue grow again in between. Order stays as it was: there
+//! are gaps, and no swap.
 
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use quanta::Instant;
 pub struct Shedding {
     /// How long a message may wait while the queue stands.
     pub target: Duration,
-    /// How long there must have been no moment without work before the queue is said to stand.
+    /// How long an interval is: without a moment without work, and after a refusal.
     pub after: Duration,
 }
 
@@ -31,8 +33,13 @@ pub(super) struct Shedder {
     shedding: Option<Shedding>,
     /// Nothing was to be done when this was last looked at.
     is_idle: bool,
-    /// When there was last nothing to be done.
-    idle_at: Option<Instant>,
+    /// When the interval began.
+    began: Option<Instant>,
+    /// Messages of this interval that had waited for longer than the target, and the others.
+    old: u64,
+    young: u64,
+    /// The queue stood in the interval before, and there was no moment without work since.
+    stands: bool,
     /// When a message was last refused.
     shed_at: Option<Instant>,
 }
@@ -43,7 +50,10 @@ impl Shedder {
         Self {
             shedding,
             is_idle: true,
-            idle_at: None,
+            began: None,
+            old: 0,
+            young: 0,
+            stands: false,
             shed_at: None,
         }
     }
@@ -58,7 +68,8 @@ impl Shedder {
     #[inline]
     pub(super) fn begin(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_idle) {
-            self.idle_at = Some(now);
+            self.stands = false;
+            self.begin_interval(now);
         }
     }
 
@@ -66,22 +77,32 @@ impl Shedder {
     #[inline]
     pub(super) fn refuses(&mut self, since: Instant, now: Instant) -> bool {
         match self.shedding {
-            Some(shedding) if now.saturating_duration_since(since) > shedding.target => {
-                self.refuses_late(shedding, now)
-            }
-            _ => false,
+            Some(shedding) => self.judge(shedding, since, now),
+            None => false,
         }
     }
 
-    fn refuses_late(&mut self, shedding: Shedding, now: Instant) -> bool {
-        let is_long_ago = |at: Option<Instant>| {
-            at.is_none_or(|at| now.saturating_duration_since(at) >= shedding.after)
+    fn judge(&mut self, shedding: Shedding, since: Instant, now: Instant) -> bool {
+        let is_old = now.saturating_duration_since(since) > shedding.target;
+        self.old += u64::from(is_old);
+        self.young += u64::from(!is_old);
+        let is_over = |began: Option<Instant>| {
+            began.is_none_or(|began| now.saturating_duration_since(began) >= shedding.after)
         };
-        let refuses = is_long_ago(self.idle_at) || !is_long_ago(self.shed_at);
+        if is_over(self.began) {
+            self.stands = self.old > self.young;
+            self.begin_interval(now);
+        }
+        let refuses = is_old && (self.stands || !is_over(self.shed_at));
         if refuses {
             self.shed_at = Some(now);
         }
         refuses
+    }
+
+    fn begin_interval(&mut self, now: Instant) {
+        self.began = Some(now);
+        (self.old, self.young) = (0, 0);
     }
 }
 
@@ -109,7 +130,7 @@ mod tests {
     #[test]
     fn a_burst_may_wait_and_a_standing_queue_may_not() {
         let mut shedder = shedder();
-        assert!(!shedder.refuses(at(0), at(99)));
+        assert!(!shedder.refuses(at(0), at(50)) && !shedder.refuses(at(0), at(99)));
         assert!(shedder.refuses(at(0), at(100)));
         // What is young enough runs, however long the queue has stood.
         assert!(!shedder.refuses(at(95), at(100)));
@@ -117,8 +138,27 @@ mod tests {
     }
 
     #[test]
+    fn some_old_ones_among_many_young_ones_are_a_stall() {
+        let mut shedder = shedder();
+        for ms in 0..90 {
+            assert!(!shedder.refuses(at(ms), at(ms)));
+        }
+        for _ in 0..80 {
+            assert!(!shedder.refuses(at(90), at(100)));
+        }
+        // One patient sender does not hide a flood.
+        for ms in 101..200 {
+            let refused = [90, 90, ms].map(|since| shedder.refuses(at(since), at(ms)));
+            assert_eq!(refused, [false; 3]);
+        }
+        let refused = [90, 90, 200].map(|since| shedder.refuses(at(since), at(200)));
+        assert_eq!(refused, [true, true, false]);
+    }
+
+    #[test]
     fn a_moment_without_work_forgives_a_shard_that_refuses_nothing() {
         let mut shedder = shedder();
+        assert!(!shedder.refuses(at(0), at(80)));
         shedder.rest();
         shedder.begin(at(90));
         assert!(!shedder.refuses(at(60), at(189)));
