@@ -55,6 +55,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// What peers may tell this process to do.
     pub control: ControlConfig,
+    /// Connections to other processes.
+    pub client: ClientConfig,
     /// The text that this was read from, for the lines in errors.
     #[serde(skip)]
     source: Source,
@@ -149,6 +151,22 @@ pub struct MetricsConfig {
     pub dump_dir: Option<PathBuf>,
     /// Seconds between two dumps.
     pub dump_interval_s: u64,
+}
+
+/// `[client]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// Whether a process that is dialed by tcp, and runs on this host and listens by ipc, too, is
+    /// reached by ipc.
+    pub prefer_ipc: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self { prefer_ipc: true }
+    }
 }
 
 /// `[control]`
@@ -271,6 +289,7 @@ impl PartialEq for Config {
             limits,
             metrics,
             control,
+            client,
             source: _,
         } = self;
         *shards == other.shards
@@ -282,6 +301,7 @@ impl PartialEq for Config {
             && *limits == other.limits
             && *metrics == other.metrics
             && *control == other.control
+            && *client == other.client
     }
 }
 
@@ -376,6 +396,12 @@ impl Config {
     /// Has histograms written to a directory.
     pub fn with_dump_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.metrics.dump_dir = Some(dir.into());
+        self
+    }
+
+    /// Whether processes of this host are reached by ipc, though they were dialed by tcp.
+    pub fn with_prefer_ipc(mut self, prefer: bool) -> Self {
+        self.client.prefer_ipc = prefer;
         self
     }
 

@@ -73,8 +73,9 @@ pub enum Event {
 
 /// A connection to a peer that is introduced: its hello or welcome has been read.
 ///
-/// A process may be known by several: it connects to several shards, or each end has dialed the
-/// other. The connections to the further shards of a process that was dialed are not told of.
+/// A process may be known by several: it connects to several shards, each end has dialed the other,
+/// or one is left for ipc. The connections to the further shards of a process that was dialed are
+/// not told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerInfo {

@@ -232,6 +232,15 @@ impl<C: Copy + Eq + std::hash::Hash> PeerTable<C> {
         self.peers.insert(id, peer);
     }
 
+    /// A peer has another connection now. Returns the one that it had.
+    pub fn rebind(&mut self, id: PeerId, connection: C) -> Option<C> {
+        let peer = self.peers.get_mut(&id)?;
+        let former = std::mem::replace(&mut peer.connection, connection);
+        self.by_connection.remove(&former);
+        self.by_connection.insert(connection, id);
+        Some(former)
+    }
+
     /// Forgets a peer.
     pub fn remove(&mut self, id: PeerId) -> Option<Peer<C>> {
         let peer = self.peers.remove(&id)?;

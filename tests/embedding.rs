@@ -17,6 +17,8 @@ mod failures;
 mod kinds;
 #[path = "embedding/metrics.rs"]
 mod metrics;
+#[path = "embedding/nearby.rs"]
+mod nearby;
 #[path = "embedding/operators.rs"]
 mod operators;
 #[path = "embedding/ordered.rs"]
@@ -127,6 +129,11 @@ macro_rules! suite {
                     a_dump_is_written_when_asked_for
                     a_drain_is_asked_for_only_by_leave
                     a_draining_process_still_says_how_it_is;
+                nearby:
+                    a_process_of_this_host_is_reached_by_ipc
+                    further_shards_are_reached_by_ipc
+                    only_the_same_process_will_do
+                    what_was_dialed_is_found_again;
                 peers:
                     peers_that_come_drain_and_go_are_events
                     who_says_hello_again_is_the_same_peer

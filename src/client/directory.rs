@@ -162,6 +162,7 @@ impl Inner {
             to: Target::Caller(instance),
             shared: shared.clone(),
             is_routed: true,
+            prefers_ipc: false,
         };
         submit(connect).map_err(ConnectError::NotAccepted)?;
         let handle = client.new_handle(peer, shard, None, shared);

@@ -56,6 +56,11 @@ pub(super) struct Queue {
     pub(super) shared: Arc<PeerShared>,
     /// Where it is dialed; `None` if the peer has connected to this process.
     pub(super) endpoint: Option<Endpoint>,
+    /// By which way it is reached instead, on this host.
+    pub(super) moved_to: Option<Endpoint>,
+    /// If it may be: not the process of this instance, where that was lost.
+    pub(super) may_move: bool,
+    pub(super) stays: Option<Uuid>,
     /// The process that is spoken of, if it is one that connects to this.
     pub(super) instance: Option<Uuid>,
     /// Its connections that are used, the latest last.
@@ -111,6 +116,9 @@ impl Queue {
         Self {
             shared: connect.shared.clone(),
             endpoint,
+            moved_to: None,
+            may_move: connect.prefers_ipc && !connect.is_routed,
+            stays: None,
             instance,
             callers: Vec::new(),
             standing: Standing::Down,

@@ -49,6 +49,8 @@ pub struct Connect {
     pub shared: Arc<PeerShared>,
     /// All messages go by this connection, whichever shard runs them.
     pub is_routed: bool,
+    /// If tcp leads to a process of this host that listens by ipc, too, it is reached so.
+    pub prefers_ipc: bool,
 }
 
 /// Whom a connection leads to.
@@ -179,6 +181,7 @@ pub struct Client {
     state: Arc<ClientState>,
     /// Its calls end by then, unless they say otherwise: so does the call that is being served.
     until: Option<Instant>,
+    prefers_ipc: bool,
 }
 
 struct ClientState {
@@ -203,6 +206,16 @@ impl Client {
                 directory: Arc::default(),
             }),
             until: None,
+            prefers_ipc: false,
+        }
+    }
+
+    /// Whether the connections that are made by it are moved from tcp to ipc where both ends are on
+    /// one host; at first they are not. As the configuration's `client.prefer_ipc`.
+    pub fn with_prefer_ipc(self, prefers_ipc: bool) -> Self {
+        Self {
+            prefers_ipc,
+            ..self
         }
     }
 
@@ -215,6 +228,10 @@ impl Client {
     /// what cannot be reached so within a second is routed there. What runs wherever it arrives
     /// goes to the shard that was dialed, or, if that is shard 0, from shard k to shard k (modulo
     /// their number).
+    ///
+    /// A process that is dialed by tcp, and runs on this host and listens by ipc, too, is reached
+    /// by ipc, if `client.prefer_ipc` says so: that is tried before the first message goes out, and
+    /// only the same process will do. [`connect_routed`](Self::connect_routed) does not do that.
     pub fn connect(&self, endpoint: &str) -> Result<Peer, ConnectError> {
         let shard = self.state.next_shard.fetch_add(1, Relaxed) % self.state.ports.len();
         self.connect_from(shard, endpoint)
@@ -276,6 +293,7 @@ impl Client {
         Self {
             state: self.state.clone(),
             until: deadline,
+            prefers_ipc: self.prefers_ipc,
         }
     }
 
@@ -301,6 +319,7 @@ impl Client {
             to: Target::Endpoint(endpoint.clone()),
             shared: shared.clone(),
             is_routed: false,
+            prefers_ipc: self.prefers_ipc,
         })
         .map_err(ConnectError::NotAccepted)?;
         let handle = self.new_handle(peer, shard, Some(endpoint), shared);

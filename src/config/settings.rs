@@ -23,6 +23,7 @@ pub struct Settings {
     limits: Limits,
     metrics: Metrics,
     control: Control,
+    prefer_ipc: bool,
     /// Kept for the lines of errors that only the machine can show: a CPU, a last shard's port.
     config: Config,
 }
@@ -137,6 +138,11 @@ impl Settings {
         &self.metrics
     }
 
+    /// Whether processes of this host are reached by ipc, though they were dialed by tcp.
+    pub fn prefer_ipc(&self) -> bool {
+        self.prefer_ipc
+    }
+
     /// What peers may tell this process to do.
     pub fn control(&self) -> Control {
         self.control
@@ -192,6 +198,7 @@ impl Settings {
             limits,
             metrics,
             control: Control { allow_drain },
+            prefer_ipc: config.client.prefer_ipc,
             config,
         })
     }

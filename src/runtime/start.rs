@@ -272,7 +272,7 @@ fn make_client(settings: &Settings, ports: &[Ports], clock: &Clock) -> Client {
         deadline: limits.deadline,
     };
     let ports = ports.iter().map(|port| port.client.clone()).collect();
-    Client::new(ports, clock.clone(), options)
+    Client::new(ports, clock.clone(), options).with_prefer_ipc(settings.prefer_ipc())
 }
 
 fn shard_options(settings: &Settings) -> ShardOptions {

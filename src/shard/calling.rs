@@ -130,6 +130,7 @@ impl<E: Engine> Shard<E> {
             if let Some(instance) = instance {
                 core.callers.forget(instance, id);
             }
+            core.nearby.forget(id);
             core.part_from_dialed(id, Departure::LetGo);
             let connection = core.peers.connection_of(id);
             let mut caller = core.side.caller.borrow_mut();
@@ -153,8 +154,10 @@ impl<E: Engine> Shard<E> {
         let Self { engine, core } = self;
         let mut came_up = std::mem::take(&mut core.came_up);
         let count = came_up.len();
+        let mut tried = Vec::new();
         came_up.retain(|&connection| {
             let Some((id, _)) = core.peers.dialed_at(connection) else {
+                tried.extend(core.nearby.is_tried(connection).then_some(connection));
                 return false;
             };
             let Some(outbox) = engine.outbox(connection) else {
@@ -169,7 +172,11 @@ impl<E: Engine> Shard<E> {
             false
         });
         core.came_up = came_up;
-        count - core.came_up.len()
+        let count = count - core.came_up.len();
+        for connection in tried {
+            self.greet_nearby(connection);
+        }
+        count
     }
 
     /// Moves what is to be sent into its connections' outboxes. Returns for how many of them there
@@ -245,6 +252,7 @@ impl Core {
         match self.peers.dialed_at(connection) {
             Some((id, _)) => {
                 self.expected.retain(|it| it.peer != id);
+                self.nearby.forget(id);
                 let mut caller = self.side.caller.borrow_mut();
                 caller.stand(id, Standing::Draining);
                 drop(caller);
@@ -286,9 +294,14 @@ impl Core {
                 let answers = self.side.caller.borrow_mut().lost(id, outbox);
                 self.recorder.counters.answers_lost += answers as u64;
                 self.part_from_dialed(id, Departure::Lost(why.clone()));
+                self.nearby.forget(id);
+                let instance = self.peers.instance_of(id);
+                if self.side.caller.borrow_mut().lose_way(id, instance) {
+                    self.nearby.lose(id);
+                }
                 self.expect_link(now, id);
             }
-            None if is_ended => {}
+            None if is_ended || self.nearby.on_down(now, connection) => {}
             None => self.recorder.counters.answers_lost += outbox.messages() as u64,
         }
     }

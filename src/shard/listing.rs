@@ -82,6 +82,9 @@ pub struct DialedPeer {
     pub state: &'static str,
     /// As its welcome had it; none before that.
     pub instance: Option<Uuid>,
+    /// By which way it is reached instead, if it runs on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// Whether it is a further shard of a process that is listed by its main connection, with which
     /// it shares one account.
     pub is_link: bool,
@@ -118,6 +121,7 @@ impl Core {
                     Standing::Away => "away",
                 },
                 instance: self.peers.instance_of(it.peer),
+                via: caller.moved_to(it.peer).map(ToString::to_string),
                 is_link: it.is_link,
                 account: (!it.is_link).then(|| it.shared.account.read()),
                 waiting: (!it.is_link).then(|| it.shared.credit.waiting()),

@@ -46,7 +46,7 @@ impl Core {
         payload: &mut [u8],
     ) {
         let Some((id, _)) = self.peers.dialed_at(connection) else {
-            return;
+            return self.nearby.on_welcome(connection, payload);
         };
         let before = self.expected.len();
         self.expected.retain(|it| it.peer != id);
@@ -81,6 +81,15 @@ impl Core {
             tracing::warn!(peer = %id, "another process than expected answers for a shard");
             return self.do_without(now, id);
         }
+        drop(caller);
+        if let Some(hello) = self.try_nearby(id, hello) {
+            self.admit(now, id, hello);
+        }
+    }
+
+    /// A peer is known by its welcome: what waits for it goes out.
+    pub(super) fn admit(&mut self, now: Instant, id: PeerId, hello: Hello) {
+        let mut caller = self.side.caller.borrow_mut();
         let stale = caller.learn_shards(id, &hello, self.info.shard);
         caller.stand(id, Standing::Up);
         self.closing.extend(stale.into_iter().map(|id| (id, now)));

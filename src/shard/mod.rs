@@ -17,6 +17,7 @@ mod crossing;
 mod depths;
 mod listing;
 mod meeting;
+mod nearby;
 mod news;
 mod ordering;
 mod parcel;
@@ -33,7 +34,7 @@ use rustc_hash::FxHashMap;
 
 use self::{
     batches::Batches, callers::Callers, crossing::Crossing, listing::Introduced, meeting::Expected,
-    news::News, shedding::Shedder, tasks::Tasks, underway::Underway,
+    nearby::Nearby, news::News, shedding::Shedder, tasks::Tasks, underway::Underway,
 };
 pub use self::{
     blocking::{BlockingEnd, BlockingJob, BlockingPort, BlockingPorts, BlockingWorker},
@@ -166,6 +167,9 @@ struct Core {
     /// how much that is.
     introduced: FxHashMap<ConnectionId, Introduced>,
     callers: Callers,
+    nearby: Nearby,
+    /// This process's host, by its hello.
+    host: String,
     /// What the program is to be told of.
     news: News,
     /// Unreadable headers in a row, by connection.
@@ -261,6 +265,8 @@ impl<E: Engine> Shard<E> {
             expected: Vec::new(),
             introduced: FxHashMap::default(),
             callers: Callers::default(),
+            nearby: Nearby::default(),
+            host: hello.host.clone(),
             news,
             strikes: FxHashMap::default(),
             condemned: Vec::new(),

@@ -101,6 +101,9 @@ impl<E: Engine> Shard<E> {
         if self.core.news.is_due {
             self.bind_callers();
         }
+        if self.core.nearby.is_due {
+            self.step_nearby(now);
+        }
         events
     }
 
@@ -135,6 +138,10 @@ impl<E: Engine> Shard<E> {
         };
         let drain = match self.core.news.is_due {
             true => drain.into_iter().chain(self.core.news.next_due(now)).min(),
+            false => drain,
+        };
+        let drain = match self.core.nearby.is_due {
+            true => drain.into_iter().chain(self.core.nearby.next_due()).min(),
             false => drain,
         };
         let timers = [

@@ -243,7 +243,9 @@ fn config(args: &BenchArgs) -> Config {
     };
     // Header and framing of one message.
     let message_bytes = args.size + 128;
-    args.shard.apply(config).with_limits(|limits| {
+    // The way that was asked for is the one that is measured.
+    let config = args.shard.apply(config).with_prefer_ipc(false);
+    config.with_limits(|limits| {
         let under_way = args.outstanding;
         limits.message_bytes_max = limits.message_bytes_max.max(args.size);
         limits.outgoing_messages_max = limits.outgoing_messages_max.max(under_way);

@@ -97,7 +97,8 @@ pub(crate) fn run(args: &CallArgs) -> Result<ExitCode, Box<dyn Error>> {
 
 fn config(args: &CallArgs) -> Config {
     let within_ms = u64::try_from(args.within.as_millis()).unwrap_or(u64::MAX);
-    Config::default().with_shards(1).with_limits(|limits| {
+    let config = Config::default().with_shards(1).with_prefer_ipc(false);
+    config.with_limits(|limits| {
         limits.message_bytes_max = PAYLOAD_BYTES_MAX;
         limits.outgoing_bytes_max = QUEUE_BYTES_MAX;
         limits.drain_ms = limits.drain_ms.min(within_ms);

@@ -30,6 +30,7 @@ impl Caller {
             to: Target::Caller(queue.instance?),
             shared: queue.shared.clone(),
             is_routed: true,
+            prefers_ipc: false,
         };
         queue.callers.push(link);
         let waiting = queue.move_waiting();

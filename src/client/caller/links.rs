@@ -1,5 +1,7 @@
 //! The connections to the other shards of a process, beside its main one.
 
+use uuid::Uuid;
+
 use super::{Caller, Queue};
 use crate::{
     client::{
@@ -67,6 +69,7 @@ impl Caller {
             to: Target::Endpoint(endpoint),
             shared: queue.shared.clone(),
             is_routed: false,
+            prefers_ipc: false,
         };
         self.open(&connect);
         if let Some(queue) = self.queues.get_mut(&link) {
@@ -95,6 +98,43 @@ impl Caller {
     /// Where the connection to this peer was dialed.
     pub fn endpoint_of(&self, peer: PeerId) -> Option<&Endpoint> {
         self.queues.get(&peer)?.endpoint.as_ref()
+    }
+
+    /// Whether the process of this instance may be reached by ipc instead of tcp.
+    pub fn may_move(&self, peer: PeerId, instance: Uuid) -> bool {
+        self.queues.get(&peer).is_some_and(|queue| {
+            let is_tcp = matches!(queue.endpoint, Some(Endpoint::Tcp { .. }));
+            queue.may_move && is_tcp && queue.moved_to.is_none() && queue.stays != Some(instance)
+        })
+    }
+
+    /// It is reached by this way from now on.
+    pub fn move_to(&mut self, peer: PeerId, endpoint: Endpoint) {
+        if let Some(queue) = self.queues.get_mut(&peer) {
+            queue.moved_to = Some(endpoint);
+        }
+    }
+
+    /// The process of this instance is not reached so any more. Whether it was.
+    pub fn lose_way(&mut self, peer: PeerId, instance: Option<Uuid>) -> bool {
+        let queue = self.queues.get_mut(&peer);
+        let Some(queue) = queue.filter(|queue| queue.moved_to.is_some()) else {
+            return false;
+        };
+        queue.stays = instance;
+        true
+    }
+
+    /// It is to be dialed as at first: there.
+    pub fn move_back(&mut self, peer: PeerId) -> Option<Endpoint> {
+        let queue = self.queues.get_mut(&peer)?;
+        queue.moved_to = None;
+        queue.endpoint.clone()
+    }
+
+    /// By which way it is reached instead of the one that was dialed.
+    pub fn moved_to(&self, peer: PeerId) -> Option<&Endpoint> {
+        self.queues.get(&peer)?.moved_to.as_ref()
     }
 
     /// All peers that were dialed, their main connections and those to further shards.
@@ -127,7 +167,7 @@ impl Caller {
             return Vec::new();
         };
         let before = queue.shards.take();
-        if let Some(endpoint) = &queue.endpoint
+        if let Some(endpoint) = queue.moved_to.as_ref().or(queue.endpoint.as_ref())
             && !queue.is_routed
         {
             queue.shards = Shards::learn(hello, endpoint, own).map(Box::new);

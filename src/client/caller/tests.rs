@@ -31,6 +31,7 @@ fn connect_to(peer: PeerId, shared: &Arc<PeerShared>) -> Connect {
         to: Target::Endpoint("tcp://127.0.0.1:7400".parse().expect("is an endpoint")),
         shared: shared.clone(),
         is_routed: false,
+        prefers_ipc: false,
     }
 }
 

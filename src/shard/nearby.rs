@@ -1,0 +1,269 @@
+//! From tcp to ipc, where both ends are on one host.
+//!
+//! A process that is dialed by tcp says in its welcome on which host it runs, and where it listens
+//! by ipc. If the host is ours, that way is tried before the first message goes out: a connection
+//! there, a hello, and the peer's connection is that one if the same process answers. Containers
+//! share a host's boot id and not its files, and another process may sit at the path: then, or if
+//! no welcome comes in time, all stays as it was.
+//!
+//! What was dialed is given up only once what the peer has asked by it is answered, or
+//! `limits.drain_ms` later. An ipc connection that is lost leads back to what was dialed; and that
+//! process is not tried again.
+
+use std::time::Duration;
+
+use quanta::Instant;
+
+use super::{Core, Shard};
+use crate::{
+    config::Endpoint,
+    engine::{ConnectionId, Engine},
+    events::Departure,
+    peers::PeerId,
+    wire::{Header, Hello, Kind},
+};
+
+/// For so long messages wait for a welcome by ipc.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The ways that are being tried, and what is left of those that were.
+#[derive(Debug, Default)]
+pub(super) struct Nearby {
+    /// Welcomed by tcp: to be tried.
+    wanted: Vec<Candidate>,
+    trials: Vec<Trial>,
+    /// Their ipc connections are lost: to be dialed as before.
+    lost: Vec<PeerId>,
+    /// Connections that were dialed and are left, and until when they serve.
+    left: Vec<(ConnectionId, Instant)>,
+    /// There may be something to do, now or later; else a turn looks no further.
+    pub(super) is_due: bool,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    peer: PeerId,
+    endpoint: Endpoint,
+    /// By tcp.
+    welcome: Hello,
+}
+
+#[derive(Debug)]
+struct Trial {
+    candidate: Candidate,
+    connection: ConnectionId,
+    until: Instant,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Open,
+    /// The process that was expected has welcomed us.
+    Met(Box<Hello>),
+    /// Nobody has, or another.
+    Failed,
+    /// The peer's own connection is lost, or nobody speaks of it any more.
+    Moot,
+}
+
+impl Nearby {
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let trials = self.trials.iter().map(|it| it.until);
+        trials.chain(self.left.iter().map(|it| it.1)).min()
+    }
+
+    fn trial_at(&mut self, connection: ConnectionId) -> Option<&mut Trial> {
+        self.trials
+            .iter_mut()
+            .find(|it| it.connection == connection)
+    }
+
+    /// Whether this connection is one that is tried.
+    pub(super) fn is_tried(&self, connection: ConnectionId) -> bool {
+        self.trials.iter().any(|it| it.connection == connection)
+    }
+
+    /// A tried connection has failed, or one that was left has ended. False if it is neither.
+    pub(super) fn on_down(&mut self, now: Instant, connection: ConnectionId) -> bool {
+        if let Some(trial) = self.trial_at(connection) {
+            trial.outcome = Outcome::Failed;
+            return true;
+        }
+        let left = self.left.iter_mut().find(|it| it.0 == connection);
+        // The engine would dial it again.
+        left.map(|it| it.1 = now).is_some()
+    }
+
+    /// Nothing is tried any more for this peer.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.wanted.retain(|it| it.peer != peer);
+        self.lost.retain(|it| *it != peer);
+        let mut trials = self.trials.iter_mut();
+        if let Some(trial) = trials.find(|it| it.candidate.peer == peer) {
+            trial.outcome = Outcome::Moot;
+        }
+    }
+
+    /// Its ipc connection is lost.
+    pub(super) fn lose(&mut self, peer: PeerId) {
+        self.lost.push(peer);
+        self.is_due = true;
+    }
+
+    /// Somebody has welcomed us on a tried connection.
+    pub(super) fn on_welcome(&mut self, connection: ConnectionId, payload: &mut [u8]) {
+        let Some(trial) = self.trial_at(connection) else {
+            return;
+        };
+        let expected = &trial.candidate.welcome;
+        trial.outcome = match Hello::decode(payload) {
+            Ok(hello) if hello.instance == expected.instance && hello.shard == expected.shard => {
+                Outcome::Met(Box::new(hello))
+            }
+            _ => Outcome::Failed,
+        };
+    }
+}
+
+impl Core {
+    /// Has a peer tried by ipc that was welcomed by tcp, if that can be. Gives the welcome back if
+    /// not.
+    pub(super) fn try_nearby(&mut self, peer: PeerId, welcome: Hello) -> Option<Hello> {
+        let may_move = self.side.caller.borrow().may_move(peer, welcome.instance);
+        let is_here = !welcome.host.is_empty() && welcome.host == self.host;
+        let endpoint = (may_move && is_here)
+            .then(|| ipc_endpoint(&welcome))
+            .flatten();
+        let Some(endpoint) = endpoint else {
+            return Some(welcome);
+        };
+        self.nearby.wanted.push(Candidate {
+            peer,
+            endpoint,
+            welcome,
+        });
+        self.nearby.is_due = true;
+        None
+    }
+}
+
+/// Where the shard that says this listens by ipc.
+fn ipc_endpoint(welcome: &Hello) -> Option<Endpoint> {
+    let (shards, listed) = (welcome.shards.max(1), welcome.endpoints.len());
+    let at = welcome.shard.unwrap_or(0);
+    if at >= shards || !listed.is_multiple_of(shards) {
+        return None;
+    }
+    let per_shard = listed / shards;
+    let own = &welcome.endpoints[at * per_shard..(at + 1) * per_shard];
+    let mut endpoints = own.iter().filter_map(|it| it.parse().ok());
+    endpoints.find(|it| matches!(it, Endpoint::Ipc { .. }))
+}
+
+impl<E: Engine> Shard<E> {
+    /// Goes on with what is tried.
+    #[cold]
+    pub(super) fn step_nearby(&mut self, now: Instant) {
+        while let Some(peer) = self.core.nearby.lost.pop() {
+            self.dial_again(peer);
+        }
+        while let Some(candidate) = self.core.nearby.wanted.pop() {
+            self.begin_trial(now, candidate);
+        }
+        let (mut at, trials) = (0, &mut self.core.nearby.trials);
+        let mut ended = Vec::new();
+        while let Some(trial) = trials.get(at) {
+            match trial.outcome {
+                Outcome::Open if now < trial.until => at += 1,
+                _ => ended.push(trials.swap_remove(at)),
+            }
+        }
+        for trial in ended {
+            self.end_trial(now, trial);
+        }
+        let Self { engine, core } = self;
+        let mut left = std::mem::take(&mut core.nearby.left);
+        left.retain(|&(connection, until)| {
+            let stays = now < until;
+            if !stays {
+                core.part_from(connection, Departure::LetGo);
+                engine.close(connection);
+            }
+            stays
+        });
+        core.nearby.is_due = !(left.is_empty() && core.nearby.trials.is_empty());
+        core.nearby.left = left;
+    }
+
+    fn begin_trial(&mut self, now: Instant, candidate: Candidate) {
+        match self.connect_nearby(&candidate.endpoint) {
+            Some(connection) => self.core.nearby.trials.push(Trial {
+                candidate,
+                connection,
+                until: now + PATIENCE,
+                outcome: Outcome::Open,
+            }),
+            None => self.core.admit(now, candidate.peer, candidate.welcome),
+        }
+    }
+
+    /// A path that leads nowhere is not waited for.
+    fn connect_nearby(&mut self, endpoint: &Endpoint) -> Option<ConnectionId> {
+        let Endpoint::Ipc { path } = endpoint else {
+            return None;
+        };
+        let is_there = path.exists();
+        is_there
+            .then(|| self.engine.connect(endpoint).ok())
+            .flatten()
+    }
+
+    /// The first thing that is said on a tried connection.
+    pub(super) fn greet_nearby(&mut self, connection: ConnectionId) {
+        let hello = Header::new(Kind::Hello, 0);
+        if let Some(outbox) = self.engine.outbox(connection) {
+            // It is empty.
+            let _ = outbox.push(&hello, &self.core.hello);
+        }
+    }
+
+    fn end_trial(&mut self, now: Instant, trial: Trial) {
+        let Candidate {
+            peer,
+            endpoint,
+            welcome,
+        } = trial.candidate;
+        match trial.outcome {
+            Outcome::Met(hello) => {
+                let dialed = self.core.peers.rebind(peer, trial.connection);
+                let until = now + self.core.options.close_within;
+                self.core.nearby.left.extend(dialed.map(|it| (it, until)));
+                self.core.side.caller.borrow_mut().move_to(peer, endpoint);
+                self.core.admit(now, peer, *hello);
+            }
+            Outcome::Moot => self.engine.close(trial.connection),
+            Outcome::Open | Outcome::Failed => {
+                self.engine.close(trial.connection);
+                tracing::debug!(%peer, %endpoint, "not the same process by ipc; tcp stays");
+                self.core.admit(now, peer, welcome);
+            }
+        }
+    }
+
+    /// The ipc connection is lost: what the program has named is dialed, as at first.
+    fn dial_again(&mut self, peer: PeerId) {
+        let dialed = self.core.side.caller.borrow_mut().move_back(peer);
+        let Some(endpoint) = dialed else {
+            return;
+        };
+        match self.engine.connect(&endpoint) {
+            Ok(connection) => {
+                if let Some(lost) = self.core.peers.rebind(peer, connection) {
+                    self.engine.close(lost);
+                }
+            }
+            Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
+        }
+    }
+}
