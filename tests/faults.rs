@@ -41,7 +41,8 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-fn config() -> Config {
+/// With heartbeats so far apart; three of them may be missed.
+fn config(heartbeat_ms: u64) -> Config {
     Config::default()
         .with_engine(EngineKind::Native)
         .with_shards(1)
@@ -49,9 +50,9 @@ fn config() -> Config {
         .with_limits(|limits| {
             limits.reconnect_min_ms = 1;
             limits.reconnect_max_ms = 10;
-            limits.handshake_ms = 200;
-            limits.heartbeat_interval_ms = 100;
-            limits.heartbeat_timeout_ms = 300;
+            limits.handshake_ms = 2 * heartbeat_ms;
+            limits.heartbeat_interval_ms = heartbeat_ms;
+            limits.heartbeat_timeout_ms = 3 * heartbeat_ms;
         })
 }
 
@@ -210,8 +211,8 @@ impl World {
         faulty: Faulty,
         scheme: &str,
         seed: u64,
-        one_of: u32,
-        ways: fn(Call) -> &'static [Verdict],
+        (one_of, ways): (u32, fn(Call) -> &'static [Verdict]),
+        heartbeat_ms: u64,
     ) -> Option<Self> {
         let directory = TempDir::new().unwrap();
         let listen = match scheme {
@@ -221,8 +222,9 @@ impl World {
         let (handled, faults) = (Handled::default(), Arc::new(Faults::default()));
         // Nothing fails while they start.
         faults.is_over.store(true, Relaxed);
-        let service = Runtime::builder(config().with_listen([listen])).handler(echo(&handled));
-        let caller = Runtime::builder(config());
+        let service =
+            Runtime::builder(config(heartbeat_ms).with_listen([listen])).handler(echo(&handled));
+        let caller = Runtime::builder(config(heartbeat_ms));
         let decide = faults.decide(seed, one_of, ways);
         let started = match faulty {
             Faulty::Serving => supervised(move || service.start().unwrap(), decide)
@@ -332,7 +334,7 @@ fn interrupted_and_short_calls_lose_no_connection_and_no_message() {
     let mut seen = BTreeSet::new();
     for (faulty, scheme) in ENDS {
         let what = format!("{faulty:?} over {scheme}, seed {seed}");
-        let Some(world) = World::start(faulty, scheme, seed, 3, harmless) else {
+        let Some(world) = World::start(faulty, scheme, seed, (3, harmless), 2_000) else {
             return;
         };
         let calls = number("CORELANE_FAULTY_CALLS", CALLS);
@@ -363,7 +365,7 @@ fn calls_that_fail_end_each_message_once_and_the_connection_is_made_again() {
     let seed = number("CORELANE_SEED", 1);
     for (faulty, scheme) in ENDS {
         let what = format!("{faulty:?} over {scheme}, seed {seed}");
-        let Some(world) = World::start(faulty, scheme, seed, 15, harmful) else {
+        let Some(world) = World::start(faulty, scheme, seed, (15, harmful), 100) else {
             return;
         };
         let mut ended = BTreeMap::<&str, u64>::new();

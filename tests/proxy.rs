@@ -309,9 +309,9 @@ fn echo() -> Handler {
 #[test]
 fn a_connection_that_is_half_open_is_lost_at_both_ends_and_made_again() {
     let impatient = |limits: &mut LimitsConfig| {
-        limits.heartbeat_interval_ms = 100;
-        limits.heartbeat_timeout_ms = 300;
-        limits.handshake_ms = 300;
+        limits.heartbeat_interval_ms = 200;
+        limits.heartbeat_timeout_ms = 1_000;
+        limits.handshake_ms = 1_000;
     };
     let hold = spawned("hold", |(): (), cx| async move {
         cx.sleep(2 * PATIENCE).await;

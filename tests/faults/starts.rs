@@ -78,7 +78,7 @@ fn a_start_of_which_any_call_fails_says_why_or_goes_without() {
 fn start_without(nth: usize, way: usize) -> Option<(Option<String>, Option<String>)> {
     let directory = TempDir::new().unwrap();
     let endpoint = format!("ipc://{}", directory.path().join("socket").display());
-    let config = config().with_listen(["tcp://127.0.0.1:0".to_owned(), endpoint]);
+    let config = config(1_000).with_listen(["tcp://127.0.0.1:0".to_owned(), endpoint]);
     let (count, is_over) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
     let failed = Arc::new(Mutex::new(None));
     let decide = {
