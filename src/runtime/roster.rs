@@ -15,7 +15,7 @@ use crate::{
     error::{RegisterError, RemoveError},
     events::Event,
     handler::{Handler, Registry},
-    route::Port,
+    route::{Port, Refused},
     shard::{Announcement, Change, ChangeRefused, Changed, Command},
     wire::{HandlerEntry, Hello},
 };
@@ -174,9 +174,8 @@ impl Roster {
             handler: handler.clone(),
             index,
         };
-        if let Err(why) = self.tell(prepare) {
-            // Behind the other in each queue, so none is left prepared.
-            let _ = self.tell(|| Change::Discard);
+        if let Err(why) = self.tell(prepare, Port::try_send) {
+            self.take_back();
             return Err(why.of(name));
         }
         if index == state.places.len() {
@@ -246,7 +245,9 @@ impl Roster {
 
     /// As [`tell`](Self::tell), for what cannot be taken back: a shard that is silent will do it.
     fn see_through(&self, change: impl Fn() -> Change, name: &str) -> Result<(), Ended> {
-        match self.tell(change) {
+        // Waits for room: it must come to every shard.
+        let send = |port: &Port<Command>, command| port.send(command).map_err(Refused::Closed);
+        match self.tell(change, send) {
             Ok(()) => Ok(()),
             Err(Unfinished::Ended | Unfinished::Refused(..)) => Err(Ended),
             Err(Unfinished::Silent(shard)) => {
@@ -260,16 +261,33 @@ impl Roster {
         }
     }
 
-    /// Has every shard do something, and waits until all have.
-    fn tell(&self, change: impl Fn() -> Change) -> Result<(), Unfinished> {
-        let (reply, replies) = crossbeam_channel::unbounded::<Changed>();
+    /// Has every shard forget what it has prepared. It stands behind that in each queue; where
+    /// there is no room for it, the next one that is prepared takes its place.
+    fn take_back(&self) {
+        let (reply, _) = crossbeam_channel::unbounded();
         for shard in &self.shards {
+            let (change, reply) = (Change::Discard, reply.clone());
+            let _ = shard.try_send(Command::Change { change, reply });
+        }
+    }
+
+    /// Has every shard do something, and waits until all have.
+    fn tell(
+        &self,
+        change: impl Fn() -> Change,
+        send: impl Fn(&Port<Command>, Command) -> Result<(), Refused<Command>>,
+    ) -> Result<(), Unfinished> {
+        let (reply, replies) = crossbeam_channel::unbounded::<Changed>();
+        for (number, shard) in self.shards.iter().enumerate() {
             let command = Command::Change {
                 change: change(),
                 reply: reply.clone(),
             };
-            if shard.send(command).is_err() {
-                return Err(Unfinished::Ended);
+            match send(shard, command) {
+                Ok(()) => {}
+                // It has not looked at its commands for long.
+                Err(Refused::Full(_)) => return Err(Unfinished::Silent(number)),
+                Err(_) => return Err(Unfinished::Ended),
             }
         }
         drop(reply);
