@@ -133,6 +133,7 @@ impl Crossing {
         }
     }
 
+    #[inline]
     pub(super) fn publish(&mut self) -> Published {
         self.mesh.publish()
     }
