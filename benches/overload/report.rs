@@ -68,10 +68,14 @@ pub(crate) fn print(scenario: &Scenario, it: &Measured) {
         };
         println!("{verdict} {text}");
     }
-    println!(
-        "     {} shed; a refusal costs {:.0} ns, if it has all that is missing to the peak",
-        it.shed, it.cost_per_refusal_ns
-    );
+    let cost_ns = it.cost_per_refusal_ns;
+    let cost = match cost_ns.is_finite() && cost_ns > 0.0 {
+        true => {
+            format!("; a refusal costs {cost_ns:.0} ns, if all that is missing to the peak is it")
+        }
+        false => String::new(),
+    };
+    println!("     {} shed{cost}", it.shed);
 }
 
 fn cells(name: &str, phase: &Phase) -> Vec<String> {

@@ -33,15 +33,18 @@ pub(super) struct Shedder {
     shedding: Option<Shedding>,
     /// Nothing was to be done when this was last looked at.
     is_idle: bool,
-    /// When the interval began.
-    began: Option<Instant>,
+    /// Since when the last message had waited, and until when it may: those of one read have waited
+    /// since one moment.
+    last: Option<(Instant, Instant)>,
+    /// When the interval ends.
+    ends_at: Option<Instant>,
     /// Messages of this interval that had waited for longer than the target, and the others.
     old: u64,
     young: u64,
     /// The queue stood in the interval before, and there was no moment without work since.
     stands: bool,
-    /// When a message was last refused.
-    shed_at: Option<Instant>,
+    /// Until when the last refusal has others refused.
+    sheds_until: Option<Instant>,
 }
 
 impl Shedder {
@@ -50,11 +53,12 @@ impl Shedder {
         Self {
             shedding,
             is_idle: true,
-            began: None,
+            last: None,
+            ends_at: None,
             old: 0,
             young: 0,
             stands: false,
-            shed_at: None,
+            sheds_until: None,
         }
     }
 
@@ -67,9 +71,11 @@ impl Shedder {
     /// Something may be to be done from now on.
     #[inline]
     pub(super) fn begin(&mut self, now: Instant) {
-        if std::mem::take(&mut self.is_idle) {
+        if std::mem::take(&mut self.is_idle)
+            && let Some(shedding) = self.shedding
+        {
             self.stands = false;
-            self.begin_interval(now);
+            self.begin_interval(shedding, now);
         }
     }
 
@@ -82,26 +88,28 @@ impl Shedder {
         }
     }
 
+    #[inline]
     fn judge(&mut self, shedding: Shedding, since: Instant, now: Instant) -> bool {
-        let is_old = now.saturating_duration_since(since) > shedding.target;
+        let may_until = match self.last {
+            Some((last, until)) if last == since => until,
+            _ => self.last.insert((since, since + shedding.target)).1,
+        };
+        let is_old = may_until < now;
         self.old += u64::from(is_old);
         self.young += u64::from(!is_old);
-        let is_over = |began: Option<Instant>| {
-            began.is_none_or(|began| now.saturating_duration_since(began) >= shedding.after)
-        };
-        if is_over(self.began) {
+        if self.ends_at.is_none_or(|end| end <= now) {
             self.stands = self.old > self.young;
-            self.begin_interval(now);
+            self.begin_interval(shedding, now);
         }
-        let refuses = is_old && (self.stands || !is_over(self.shed_at));
+        let refuses = is_old && (self.stands || self.sheds_until.is_some_and(|end| now < end));
         if refuses {
-            self.shed_at = Some(now);
+            self.sheds_until = Some(now + shedding.after);
         }
         refuses
     }
 
-    fn begin_interval(&mut self, now: Instant) {
-        self.began = Some(now);
+    fn begin_interval(&mut self, shedding: Shedding, now: Instant) {
+        self.ends_at = Some(now + shedding.after);
         (self.old, self.young) = (0, 0);
     }
 }
