@@ -275,6 +275,10 @@ pub(crate) fn a_dump_is_written_when_asked_for(setup: &Setup) {
     let rows = corelane::metrics::read([path]).unwrap();
     let row = rows.iter().find(|it| it.metric == "in_handler").unwrap();
     assert_eq!((row.handler.as_str(), row.histogram.len()), ("echo", 3));
+    // It has turned for each of them at least.
+    let row = rows.iter().find(|it| it.metric == "turn").unwrap();
+    assert_eq!(row.handler, "shard-0");
+    assert!(row.histogram.len() >= 3);
 }
 
 pub(crate) fn a_drain_is_asked_for_only_by_leave(setup: &Setup) {
