@@ -328,8 +328,9 @@ fn the_dumps_of_serve_hold_what_it_answered() {
     );
     let tags = hist(&dumps);
     let metrics: Vec<&Value> = tags.iter().map(|tag| &tag["metric"]).collect();
-    assert_eq!(metrics, ["in_handler", "read_to_reply"]);
-    for tag in &tags {
+    assert_eq!(metrics, ["in_handler", "read_to_reply", "turn"]);
+    assert_eq!(tags[2]["handler"], "shard-0");
+    for tag in &tags[..2] {
         assert_eq!(
             (&tag["handler"], &tag["samples"]),
             (&json(&"echo"), handled),
