@@ -192,6 +192,11 @@ impl Core {
         message: &mut Received<'_>,
         outbox: &mut Outbox,
     ) {
+        if header.kind != Kind::OneWay && outbox.is_full() {
+            // As on this shard: one that was dialed is read though its peer takes no answers.
+            self.recorder.counters.lost += 1;
+            return;
+        }
         let is_full = self.crossing.is_full(shard, message.payload_bytes());
         // A dialed connection brings answers, too: it is always read.
         let may_hold = !outbox.is_held() && self.peers.dialed_at(connection).is_none();

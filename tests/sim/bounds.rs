@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use corelane::{client::Peer, engine::sim::Weather, shard::ShardOptions};
+use corelane::{
+    client::Peer,
+    engine::{Engine, sim::Weather},
+    shard::ShardOptions,
+    wire::{HandlerKey, Header, Kind},
+};
 use fastrand::Rng;
 
 use crate::{
     handlers::{Conduct, ORDER_BYTES, Order, Runs},
     scenario::random_limits,
+    stranger::Stranger,
     world::World,
 };
 
@@ -44,13 +50,7 @@ fn what_goes_to_another_shard_stays_within_the_bytes_that_a_shard_may_hold() {
     world.stall(0, Some(1), until);
     for sequence in 0..EACH {
         for (lane, peer) in peers.iter().enumerate() {
-            let order = Order {
-                id: 0,
-                lane: lane as u32,
-                sequence: sequence as u32,
-                conduct: Conduct::Return,
-                takes_us: 0,
-            };
+            let order = order(lane as u32, sequence as u32);
             let message = client.message("run.last").raw(order.encode().to_vec());
             message.to(peer).one_way().unwrap();
         }
@@ -63,6 +63,61 @@ fn what_goes_to_another_shard_stays_within_the_bytes_that_a_shard_may_hold() {
     });
     assert_eq!(most, CONNECTIONS, "each connection was held back");
     assert_eq!(runs.take().len(), CONNECTIONS * EACH, "and went on");
+}
+
+/// The process has dialed, and what it has dialed it always reads: a peer that calls there and
+/// takes no answers gets no more of them into memory than the outbox holds.
+#[test]
+fn who_takes_no_answers_does_not_fill_the_memory_of_whoever_dialed_it() {
+    let mut limits = random_limits(&mut Rng::with_seed(0));
+    limits.shard = ShardOptions {
+        turn_messages_max: 16,
+        outgoing_messages_max: 8,
+        outgoing_bytes_max: 100_000,
+        buffered_bytes_max: 1 << 20,
+        ..limits.shard
+    };
+    (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (8, 100_000);
+    (limits.ring_capacity, limits.slow_consumer) = (3, Duration::from_secs(1));
+    limits.heartbeat_timeout = Duration::from_secs(1);
+    let weather = Weather {
+        in_flight_max: 1,
+        ..Weather::default()
+    };
+    let mut world = World::new(0, weather, limits);
+    let runs = Runs::new(world.mock.clone());
+    world.add_process(0, 2, true, &runs.handlers());
+    let mut stranger = Stranger::new(&world);
+    let client = world.processes[0].client.clone();
+    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
+    stranger.pass(&mut world, Duration::from_millis(5));
+
+    let mut most = 0;
+    for correlation in 1..=100 {
+        let header = Header {
+            handler: HandlerKey::of("run.last"),
+            deadline_us: 1_000_000,
+            ..Header::new(Kind::Confirm, correlation)
+        };
+        stranger.say(&header, &order(0, correlation as u32).encode());
+        stranger.engine.flush(world.now());
+        pass(&mut world, Duration::from_micros(200), |world| {
+            most = most.max(world.plant.outbox_most());
+        });
+    }
+    assert!((8..=16).contains(&most), "{most} messages in an outbox");
+    let ran = runs.take().len();
+    assert!((8..=16).contains(&ran), "{ran} have run");
+}
+
+fn order(lane: u32, sequence: u32) -> Order {
+    Order {
+        id: 0,
+        lane,
+        sequence,
+        conduct: Conduct::Return,
+        takes_us: 0,
+    }
 }
 
 fn pass(world: &mut World, time: Duration, mut look: impl FnMut(&World)) {

@@ -45,6 +45,8 @@ pub(crate) struct Plant {
     made: RefCell<HashMap<Place, u64>>,
     /// Why connections were lost.
     lost: RefCell<Vec<String>>,
+    /// The most messages that have waited in an outbox.
+    outbox_most: Cell<usize>,
 }
 
 /// Where a connection ends, and which one it is.
@@ -71,6 +73,10 @@ impl Plant {
             bug: Cell::new(Some((bug, opportunity))),
             ..Self::default()
         }
+    }
+
+    pub(crate) fn outbox_most(&self) -> usize {
+        self.outbox_most.get()
     }
 
     /// Why connections were lost, since the last time.
@@ -271,6 +277,8 @@ impl Engine for Tampered {
 
     fn flush(&mut self, now: Instant) -> usize {
         let most = self.inner.outbox_most();
+        let before = self.plant.outbox_most.get();
+        self.plant.outbox_most.set(before.max(most));
         assert!(most <= self.outbox_max, "{most} messages in an outbox");
         self.inner.flush(now)
     }
