@@ -239,7 +239,10 @@ impl<E: Engine> Shard<E> {
                 let dialed = self.core.peers.rebind(peer, trial.connection);
                 let until = now + self.core.options.close_within;
                 self.core.nearby.left.extend(dialed.map(|it| (it, until)));
-                self.core.side.caller.borrow_mut().move_to(peer, endpoint);
+                let mut caller = self.core.side.caller.borrow_mut();
+                caller.rebind(peer, self.engine.look(trial.connection));
+                caller.move_to(peer, endpoint);
+                drop(caller);
                 self.core.admit(now, peer, *hello);
             }
             Outcome::Moot => self.engine.close(trial.connection),
@@ -262,6 +265,8 @@ impl<E: Engine> Shard<E> {
                 if let Some(lost) = self.core.peers.rebind(peer, connection) {
                     self.engine.close(lost);
                 }
+                let mut caller = self.core.side.caller.borrow_mut();
+                caller.rebind(peer, self.engine.look(connection));
             }
             Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
         }

@@ -161,6 +161,7 @@ pub(crate) fn what_was_dialed_is_found_again(setup: &Setup) {
     let peer = caller.client().connect(&tcp).unwrap();
     assert_eq!(ask(&caller, &peer), ("both".to_owned(), 0));
     assert_eq!(via(&caller, &peer), ipc.as_str());
+    send_some(&caller, &peer);
     let Both {
         runtime,
         directory: _directory,
@@ -170,11 +171,24 @@ pub(crate) fn what_was_dialed_is_found_again(setup: &Setup) {
     drop(runtime);
     let again = setup.serve_again(&tcp, vec![who("tcp")]);
     assert_eq!(ask_until(&caller, &peer, "tcp"), Value::Null);
+    send_some(&caller, &peer);
     drop(again);
     let config = setup.config(setup.serving, 1, |_| {});
     let config = config.with_listen([&tcp, &ipc]);
     let _third = start(config, vec![who("third")]);
     assert_eq!(ask_until(&caller, &peer, "third"), ipc.as_str());
+    send_some(&caller, &peer);
+}
+
+/// One-way messages, each of which is accounted for, whichever way it went.
+fn send_some(caller: &Runtime, peer: &Peer) {
+    for _ in 0..10 {
+        let message = caller.client().message("who").json(&()).unwrap();
+        message.to(peer).one_way().unwrap();
+    }
+    eventually("all are accounted for", || {
+        peer.account().settled() == peer.account().accepted
+    });
 }
 
 /// Asks until this one answers, and says by which way.

@@ -11,7 +11,7 @@ use crate::{
     },
     config::Endpoint,
     peers::{PeerId, PeerShared},
-    wire::{HandlerKey, Header, Hello},
+    wire::{HandlerKey, Header, Hello, Outbox},
 };
 
 /// A connection that this process was asked to make.
@@ -130,6 +130,18 @@ impl Caller {
         let queue = self.queues.get_mut(&peer)?;
         queue.moved_to = None;
         queue.endpoint.clone()
+    }
+
+    /// What goes to this peer goes by another connection from now on, which has this outbox. Nothing
+    /// may be on its way by the former one.
+    pub fn rebind(&mut self, peer: PeerId, outbox: Option<&Outbox>) {
+        let Some(queue) = self.queues.get_mut(&peer) else {
+            return;
+        };
+        match outbox {
+            Some(outbox) => queue.begin_anew(outbox),
+            None => queue.begin_anew(&Outbox::new(0, 0)),
+        }
     }
 
     /// By which way it is reached instead of the one that was dialed.
