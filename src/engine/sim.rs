@@ -8,13 +8,17 @@
 
 mod cables;
 mod faults;
+mod link;
 
 use std::{cell::RefCell, os::fd::BorrowedFd, rc::Rc, time::Duration};
 
 use quanta::Instant;
 
-use self::cables::{Cables, Node, What};
 pub use self::faults::Carried;
+use self::{
+    cables::{Cables, Node, What},
+    link::Link,
+};
 use super::{ConnectionId, Engine, EngineOptions, Event, Incoming, Outgoing, Slots};
 use crate::{
     config::Endpoint,
@@ -60,20 +64,6 @@ pub struct Sim {
     ids: Vec<ConnectionId>,
     /// When it was last polled.
     now: Option<Instant>,
-}
-
-/// A connection as one engine sees it.
-struct Link {
-    /// Where it is dialed to; `None` for an accepted one.
-    dials: Option<Endpoint>,
-    /// When it is dialed again, or, while there is a cable, when its handshake must be done.
-    retry_at: Option<Instant>,
-    /// The cable, and which of its ends is ours.
-    cable: Option<(usize, usize)>,
-    is_up: bool,
-    /// Since when its outbox is full.
-    full_since: Option<Instant>,
-    outbox: Outbox,
 }
 
 /// What came of a look at a connection.
@@ -284,56 +274,6 @@ impl Sim {
             }
             count += 1;
         }
-    }
-}
-
-impl Link {
-    /// When it is lost, unless something happens before, and why.
-    fn due(
-        &self,
-        silent_since: Option<Instant>,
-        options: &EngineOptions,
-    ) -> Option<(Instant, Lost)> {
-        let handshake = self.retry_at.map(|at| (at, Lost::HandshakeTime));
-        let silent = silent_since.map(|at| (at + options.heartbeat_timeout, Lost::Silent));
-        let full = self
-            .full_since
-            .map(|at| (at + options.slow_consumer, Lost::SlowConsumer));
-        let dues = [handshake, silent.filter(|_| self.is_up), full];
-        dues.into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
-    /// Whether nothing is read from it for want of room for answers. What we have dialed brings
-    /// answers, and those need none.
-    fn is_congested(&self) -> bool {
-        self.dials.is_none() && self.outbox.is_blocked()
-    }
-
-    /// When something happens to it by itself.
-    fn next_wake(&self, now: Instant, cables: &Cables, options: &EngineOptions) -> Option<Instant> {
-        let Some((number, end)) = self.cable else {
-            return Some(self.retry_at.unwrap_or(now));
-        };
-        let Some(cable) = cables.get(number) else {
-            return Some(now);
-        };
-        let front = cable.lanes[1 - end].front();
-        let arrival = front
-            .filter(|(item, _)| !(item.is_message() && self.is_congested()))
-            .map(|(_, at)| at.unwrap_or(now));
-        let due = self.due(cables.silent_since(now, cable, end), options);
-        let ends = [arrival, due.map(|(at, _)| at)];
-        ends.into_iter().flatten().min()
-    }
-
-    /// Whether something of its outbox could leave.
-    fn may_flush(&self, cables: &Cables) -> bool {
-        let lane = || {
-            let (cable, end) = self.cable?;
-            Some(cables.get(cable)?.lanes[end].len())
-        };
-        let has_room = || lane().is_some_and(|len| len < cables.weather.in_flight_max);
-        self.is_up && !self.outbox.is_empty() && has_room()
     }
 }
 

@@ -427,7 +427,7 @@ impl Registry {
     /// Whether a message is for one of corelane's own handlers.
     pub fn is_built_in(&mut self, header: &Header) -> bool {
         let index = self.index_of(header.handler);
-        index.is_some_and(|it| self.entries[it].origin.is_built_in())
+        index.is_some_and(|it| self.entry(it).origin.is_built_in())
     }
 
     /// Whether a message runs though the process drains.

@@ -7,8 +7,8 @@ use crate::{load::ENDS, scenario::Trace};
 #[derive(Default)]
 pub(crate) struct Seen {
     ends: [usize; ENDS.len()],
-    /// Seeds in which messages crossed shards, in which handlers were stopped, and in which what had
-    /// waited was shed.
+    /// Seeds in which messages crossed shards, in which handlers were stopped, and in which what
+    /// had waited was shed.
     crossed: usize,
     stopped: usize,
     shed: usize,

@@ -132,8 +132,8 @@ impl Caller {
         queue.endpoint.clone()
     }
 
-    /// What goes to this peer goes by another connection from now on, which has this outbox. Nothing
-    /// may be on its way by the former one.
+    /// What goes to this peer goes by another connection from now on, which has this outbox.
+    /// Nothing may be on its way by the former one.
     pub fn rebind(&mut self, peer: PeerId, outbox: Option<&Outbox>) {
         let Some(queue) = self.queues.get_mut(&peer) else {
             return;
