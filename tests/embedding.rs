@@ -7,6 +7,8 @@ mod awaiting;
 mod batched;
 #[path = "embedding/blocking.rs"]
 mod blocking;
+#[path = "embedding/both_ways.rs"]
+mod both_ways;
 #[path = "embedding/cancelling.rs"]
 mod cancelling;
 #[path = "embedding/changing.rs"]
@@ -58,6 +60,8 @@ macro_rules! suite {
             };
 
             cases! { SETUP;
+                both_ways:
+                    answers_do_not_wait_behind_requests_that_wait_for_them;
                 requests:
                     typed_values_come_back_in_both_codecs
                     bytes_go_raw_and_in_place

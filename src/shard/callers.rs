@@ -158,6 +158,9 @@ impl<E: Engine> Shard<E> {
         };
         if let Some(link) = caller.bind(*id, standing, outbox) {
             core.peers.insert_accepted(link, connection);
+            if let Some(outbox) = engine.outbox(connection) {
+                outbox.bring_answers();
+            }
         }
     }
 

@@ -198,8 +198,8 @@ impl Core {
             return;
         }
         let is_full = self.crossing.is_full(shard, message.payload_bytes());
-        // A dialed connection brings answers, too: it is always read.
-        let may_hold = !outbox.is_held() && self.peers.dialed_at(connection).is_none();
+        // One that brings answers, too, is always read.
+        let may_hold = !outbox.is_held() && self.peers.id_at(connection).is_none();
         if is_full && !may_hold {
             let text = format!("the ring to shard {shard} is full: limits.ring_capacity");
             return self.refuse(outbox, &header, Reason::Overloaded, &text);

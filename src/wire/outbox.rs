@@ -71,6 +71,7 @@ pub struct Outbox {
     /// How often it was cleared: a promise is good for one life of a connection.
     epoch: u32,
     is_held: bool,
+    brings_answers: bool,
 }
 
 /// A payload that leaves from where it is.
@@ -124,6 +125,7 @@ impl Outbox {
             promised: 0,
             epoch: 0,
             is_held: false,
+            brings_answers: false,
         }
     }
 

@@ -165,10 +165,12 @@ impl Link {
     /// Whether it must take something before it is read again: its queue is full, or holds some of
     /// the memory that the shard has no more of.
     ///
-    /// A dialed connection's answers need no room, and keep the peer able to read.
+    /// Answers to our own calls need no room, and keep the peer able to read: what brings them is
+    /// always read.
     #[inline]
     pub(super) fn is_congested(&self, is_tight: bool) -> bool {
-        self.is_accepted() && (self.outbox.is_blocked() || (is_tight && !self.outbox.is_empty()))
+        let is_asked_only = self.is_accepted() && !self.outbox.brings_answers();
+        is_asked_only && (self.outbox.is_blocked() || (is_tight && !self.outbox.is_empty()))
     }
 
     /// Whether it is the peer that keeps it from being read: by not reading. What waits for another

@@ -38,7 +38,7 @@ impl Link {
     /// Whether nothing is read from it for want of room for answers. What we have dialed brings
     /// answers, and those need none.
     pub(super) fn is_congested(&self) -> bool {
-        self.dials.is_none() && self.outbox.is_blocked()
+        self.dials.is_none() && !self.outbox.brings_answers() && self.outbox.is_blocked()
     }
 
     /// When something happens to it by itself.

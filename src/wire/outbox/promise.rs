@@ -82,6 +82,18 @@ impl Outbox {
         self.is_held
     }
 
+    /// Its connection brings answers to this process's own calls, too, as long as it lives: it is
+    /// read whatever waits here, or answers would wait behind requests, and these for them.
+    pub fn bring_answers(&mut self) {
+        self.brings_answers = true;
+    }
+
+    /// Whether its connection does.
+    #[inline]
+    pub fn brings_answers(&self) -> bool {
+        self.brings_answers
+    }
+
     /// Whether a message that is read now would find no room: for its answer here, with those that
     /// are promised, or where it goes.
     #[inline]
@@ -95,5 +107,6 @@ impl Outbox {
         self.promised = 0;
         self.epoch = self.epoch.wrapping_add(1);
         self.is_held = false;
+        self.brings_answers = false;
     }
 }
