@@ -38,10 +38,15 @@ struct Waiter {
     waker: Waker,
 }
 
+/// Tasks of a shard that wait at once: one that waits for what never comes leaves room for the
+/// handlers' own.
+const WAITING_MAX: usize = 1024;
+
 /// The built-in handler of that name: a task, until the handler is served that it is asked for, or
 /// what ends any task.
 pub(crate) fn await_handler() -> Handler {
-    Handler::awaiting("_await_handler").built_in(false)
+    let handler = Handler::awaiting("_await_handler").concurrency(WAITING_MAX);
+    handler.built_in(false)
 }
 
 /// A shard's instance of it.
@@ -58,13 +63,17 @@ impl Spawned for AwaitHandler {
         codec: Codec,
         payload: &mut [u8],
         _: &mut Decoder,
-        _: TaskContext,
+        cx: TaskContext,
     ) -> Result<TaskFuture, Failure> {
         check_question(codec, payload)?;
         let refused = |text: &str| Failure {
             reason: Reason::Malformed,
             text: text.to_owned(),
         };
+        if !cx.wants_reply() {
+            // Nobody would stop it, and no deadline.
+            return Err(refused("only a request may wait for a handler"));
+        }
         let Question { name } = serde_json::from_slice(payload)
             .map_err(|_| refused("it takes {\"name\":…}, a text"))?;
         if !could_be_served(&name) {
