@@ -273,14 +273,20 @@ impl Runtime {
         self.handlers.stop();
         let (done, drained) = crossbeam_channel::unbounded();
         let until = self.clock.now() + within;
-        for shard in &self.shards {
-            let _ = shard.commands.send(Command::Drain {
-                until,
-                done: done.clone(),
-            });
+        let deadline = std::time::Instant::now() + within + GRACE;
+        let drain = || Command::Drain {
+            until,
+            done: done.clone(),
+        };
+        let is_told = |shard: &&RunningShard| shard.commands.try_send(drain()).is_ok();
+        let untold: Vec<_> = self.shards.iter().filter(|it| !is_told(it)).collect();
+        for shard in untold {
+            // Its commands are full: one of its handlers takes long.
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let _ = shard.commands.send_within(drain(), left);
         }
         drop(done);
-        let counters = self.collect_last_words(&drained, within + GRACE);
+        let counters = self.collect_last_words(&drained, deadline);
         self.client.hub().close();
         if let Some(Dumper { stop, thread }) = self.dumper.take() {
             drop(stop);
@@ -292,8 +298,11 @@ impl Runtime {
         counters.into()
     }
 
-    fn collect_last_words(&mut self, drained: &Receiver<Drained>, within: Duration) -> Counters {
-        let deadline = std::time::Instant::now() + within;
+    fn collect_last_words(
+        &mut self,
+        drained: &Receiver<Drained>,
+        deadline: std::time::Instant,
+    ) -> Counters {
         while let Ok(last) = drained.recv_deadline(deadline) {
             if let Some(thread) = self.shards[last.shard].thread.take() {
                 let _ = thread.join();

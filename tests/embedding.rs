@@ -150,6 +150,7 @@ macro_rules! suite {
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so
+                    a_shard_that_is_stuck_is_asked_once_and_holds_up_no_drain
                     a_draining_process_refuses_what_is_new
                     a_stopped_runtime_refuses_with_the_payload_back;
             }

@@ -1,6 +1,6 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 
 use super::{Doorbell, closing::Closing};
 
@@ -47,6 +47,20 @@ impl<T> Port<T> {
             return Err(item);
         }
         self.sender.send(item).map_err(|error| error.into_inner())?;
+        self.announce();
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), but waits for room no longer than this.
+    pub fn send_within(&self, item: T, patience: Duration) -> Result<(), Refused<T>> {
+        if self.is_closed() {
+            return Err(Refused::Closed(item));
+        }
+        let sent = self.sender.send_timeout(item, patience);
+        sent.map_err(|error| match error {
+            SendTimeoutError::Timeout(item) => Refused::Full(item),
+            SendTimeoutError::Disconnected(item) => Refused::Closed(item),
+        })?;
         self.announce();
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::{
     error::DumpError,
@@ -19,6 +19,8 @@ use crate::{
 
 /// How long a shard may take to end its turn.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long one that has already been silent for longer than that is waited for again.
+const LATE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// A shard, what it recorded, and the names of handlers that its peers have told of.
 type Measured = (usize, Interval, Vec<String>);
@@ -27,9 +29,11 @@ pub(super) struct Collector {
     shards: Vec<Port<Command>>,
     /// Emptied storage for each shard's next interval; `None` while the shard has it.
     blanks: Vec<Option<Blank>>,
-    /// Where shards that were too late answer what they were asked, the oldest first. No more than
-    /// their commands hold.
-    late: Vec<Receiver<Measured>>,
+    /// Where each shard answers what it was asked last; `None` once it has. Nobody is asked again
+    /// before: that would fill the commands of a shard whose handler does not return.
+    owed: Vec<Option<Receiver<Measured>>>,
+    /// Likewise, the lists of peers.
+    owed_lists: Vec<Option<Receiver<ShardPeers>>>,
     handlers: usize,
     /// Since the start.
     total: Snapshot,
@@ -49,7 +53,8 @@ impl Collector {
         let snapshot = Snapshot::new(names, shards.len());
         Self {
             blanks: shards.iter().map(|_| Some(Blank::new(handlers))).collect(),
-            late: Vec::new(),
+            owed: shards.iter().map(|_| None).collect(),
+            owed_lists: shards.iter().map(|_| None).collect(),
             shards,
             handlers,
             total: snapshot.clone(),
@@ -62,30 +67,22 @@ impl Collector {
     /// Has every shard hand out what it recorded, and returns all since the start. Shards that are
     /// gone, or do not end their turn in time, are left as they last were, and named so.
     pub(super) fn measure(&mut self) -> &Snapshot {
-        self.enter_late();
-        let mut silent: Vec<usize> = (0..self.shards.len()).collect();
-        let (reply, replies) = crossbeam_channel::unbounded();
-        for (shard, blank) in self.shards.iter().zip(&mut self.blanks) {
-            // A shard that still owes its last interval gets new storage: it hands out both.
-            let blank = Box::new(blank.take().unwrap_or_else(|| Blank::new(self.handlers)));
-            let _ = shard.try_send(Command::Measure {
-                blank,
-                reply: reply.clone(),
-            });
+        let begun = Instant::now();
+        let mut due = Vec::new();
+        for (shard, port) in self.shards.iter().enumerate() {
+            let blank = &mut self.blanks[shard];
+            let measure = |reply| {
+                let blank = blank.take().unwrap_or_else(|| Blank::new(self.handlers));
+                let blank = Box::new(blank);
+                Command::Measure { blank, reply }
+            };
+            due.push(begun + ask(port, &mut self.owed[shard], measure));
         }
-        drop(reply);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match replies.recv_deadline(deadline) {
-                Ok((shard, interval, names)) => {
-                    silent.retain(|&other| other != shard);
-                    self.enter(shard, interval, &names);
-                }
-                Err(error) if error.is_timeout() => {
-                    self.late.push(replies);
-                    break;
-                }
-                Err(_) => break,
+        let mut silent = Vec::new();
+        for (shard, due) in due.into_iter().enumerate() {
+            match take_owed(&mut self.owed[shard], due) {
+                Some((shard, interval, names)) => self.enter(shard, interval, &names),
+                None => silent.push(shard),
             }
         }
         self.total.set_silent(silent);
@@ -94,20 +91,17 @@ impl Collector {
 
     /// Has every shard list its peers, no more than so many of each kind. Shards that are gone, or
     /// do not end their turn in time, are left out.
-    pub(super) fn list_peers(&self, listed_max: usize) -> Vec<ShardPeers> {
-        let (reply, replies) = crossbeam_channel::unbounded();
-        for shard in &self.shards {
-            let reply = reply.clone();
-            let _ = shard.try_send(Command::Peers { listed_max, reply });
+    pub(super) fn list_peers(&mut self, listed_max: usize) -> Vec<ShardPeers> {
+        let begun = Instant::now();
+        let mut due = Vec::new();
+        for (port, owed) in self.shards.iter().zip(&mut self.owed_lists) {
+            // What was owed tells of another time, and perhaps of fewer.
+            drop(take_owed(owed, begun));
+            due.push(begun + ask(port, owed, |reply| Command::Peers { listed_max, reply }));
         }
-        drop(reply);
-        let deadline = Instant::now() + PATIENCE;
-        let mut lists: Vec<ShardPeers> = Vec::new();
-        while let Ok(list) = replies.recv_deadline(deadline) {
-            lists.push(list);
-        }
-        lists.sort_by_key(|list| list.shard);
-        lists
+        let owed = self.owed_lists.iter_mut().zip(due);
+        owed.filter_map(|(owed, due)| take_owed(owed, due))
+            .collect()
     }
 
     /// There are more handlers now. Before any shard serves them.
@@ -122,18 +116,10 @@ impl Collector {
         self.shards.len()
     }
 
-    /// Enters what was asked of shards that had not ended their turn then.
-    fn enter_late(&mut self) {
-        for replies in std::mem::take(&mut self.late) {
-            let is_over = loop {
-                match replies.try_recv() {
-                    Ok((shard, interval, names)) => self.enter(shard, interval, &names),
-                    Err(error) => break error.is_disconnected(),
-                }
-            };
-            if !is_over {
-                self.late.push(replies);
-            }
+    /// Enters what was asked of a shard that had not ended its turn then.
+    fn enter_late(&mut self, shard: usize) {
+        if let Some((shard, interval, names)) = take_owed(&mut self.owed[shard], Instant::now()) {
+            self.enter(shard, interval, &names);
         }
     }
 
@@ -161,7 +147,7 @@ impl Collector {
 
     /// A shard has ended.
     pub(super) fn enter_last(&mut self, last: Drained) {
-        self.enter_late();
+        self.enter_late(last.shard);
         self.enter(last.shard, last.interval, &last.called_names);
     }
 
@@ -179,4 +165,29 @@ impl Collector {
         }
         self.blanks[shard] = Some(interval.clear());
     }
+}
+
+/// Asks a shard something, unless it owes the answer already. Returns how long it may take.
+fn ask<T>(
+    port: &Port<Command>,
+    owed: &mut Option<Receiver<T>>,
+    command: impl FnOnce(Sender<T>) -> Command,
+) -> Duration {
+    if owed.is_some() {
+        return LATE_PATIENCE;
+    }
+    let (reply, answer) = crossbeam_channel::bounded(1);
+    if port.try_send(command(reply)).is_ok() {
+        *owed = Some(answer);
+    }
+    PATIENCE
+}
+
+/// What a shard owes, if it gives it by then.
+fn take_owed<T>(owed: &mut Option<Receiver<T>>, due: Instant) -> Option<T> {
+    let answer = owed.as_ref()?.recv_deadline(due);
+    if !matches!(answer, Err(RecvTimeoutError::Timeout)) {
+        *owed = None;
+    }
+    answer.ok()
 }

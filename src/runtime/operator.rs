@@ -186,7 +186,7 @@ impl Operator {
     }
 
     fn peers(&self) -> Result<Bytes, Failure> {
-        let collector = self.collector()?;
+        let mut collector = self.collector()?;
         let listed_max = (PEERS_LISTED / collector.shards()).max(PEERS_LISTED_MIN);
         let shards = collector.list_peers(listed_max);
         let is_silent = |shard: &usize| shards.iter().all(|list| list.shard != *shard);

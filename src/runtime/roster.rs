@@ -174,7 +174,7 @@ impl Roster {
             handler: handler.clone(),
             index,
         };
-        if let Err(why) = self.tell(prepare, Port::try_send) {
+        if let Err(why) = self.tell(prepare, Duration::ZERO) {
             self.take_back();
             return Err(why.of(name));
         }
@@ -245,9 +245,8 @@ impl Roster {
 
     /// As [`tell`](Self::tell), for what cannot be taken back: a shard that is silent will do it.
     fn see_through(&self, change: impl Fn() -> Change, name: &str) -> Result<(), Ended> {
-        // Waits for room: it must come to every shard.
-        let send = |port: &Port<Command>, command| port.send(command).map_err(Refused::Closed);
-        match self.tell(change, send) {
+        // Waits for room: it is to come to every shard.
+        match self.tell(change, PATIENCE) {
             Ok(()) => Ok(()),
             Err(Unfinished::Ended | Unfinished::Refused(..)) => Err(Ended),
             Err(Unfinished::Silent(shard)) => {
@@ -271,22 +270,23 @@ impl Roster {
         }
     }
 
-    /// Has every shard do something, and waits until all have.
-    fn tell(
-        &self,
-        change: impl Fn() -> Change,
-        send: impl Fn(&Port<Command>, Command) -> Result<(), Refused<Command>>,
-    ) -> Result<(), Unfinished> {
+    /// Has every shard do something, and waits until all have. For room among a shard's commands it
+    /// waits so long.
+    fn tell(&self, change: impl Fn() -> Change, patience: Duration) -> Result<(), Unfinished> {
         let (reply, replies) = crossbeam_channel::unbounded::<Changed>();
+        let mut unreached = None;
         for (number, shard) in self.shards.iter().enumerate() {
             let command = Command::Change {
                 change: change(),
                 reply: reply.clone(),
             };
-            match send(shard, command) {
+            match shard.send_within(command, patience) {
                 Ok(()) => {}
-                // It has not looked at its commands for long.
-                Err(Refused::Full(_)) => return Err(Unfinished::Silent(number)),
+                // It has not looked at its commands for long. What can be taken back stops here.
+                Err(Refused::Full(_)) if patience.is_zero() => {
+                    return Err(Unfinished::Silent(number));
+                }
+                Err(Refused::Full(_)) => unreached = Some(number),
                 Err(_) => return Err(Unfinished::Ended),
             }
         }
@@ -303,7 +303,7 @@ impl Roster {
                     }
                 }
                 Err(error) if error.is_timeout() => return Err(Unfinished::Silent(silent[0])),
-                Err(_) => return Err(Unfinished::Ended),
+                Err(_) => return Err(unreached.map_or(Unfinished::Ended, Unfinished::Silent)),
             }
         }
         refused.map_or(Ok(()), Err)

@@ -1,12 +1,14 @@
 //! Drains, and what comes after.
 
 use std::{
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use corelane::{
     error::{CallError, NotSent},
+    handler::inline,
     wire::{HandlerKey, Header, Kind, Reason},
 };
 
@@ -48,6 +50,38 @@ pub(crate) fn a_drain_that_runs_out_of_time_says_so(setup: &Setup) {
     assert!(begun.elapsed() < PATIENCE / 2);
     assert_eq!((totals.accepted, totals.indeterminate), (1, 1));
     assert!(matches!(call.wait(), Err(CallError::Indeterminate(_))));
+}
+
+pub(crate) fn a_shard_that_is_stuck_is_asked_once_and_holds_up_no_drain(setup: &Setup) {
+    let (release, held) = mpsc::channel::<()>();
+    let (begin, begun) = mpsc::channel();
+    let held = Arc::new(Mutex::new(held));
+    let stuck = inline("stuck", move |(): (), _| {
+        begin.send(()).unwrap();
+        // Until the test ends.
+        let _ = held.lock().unwrap().recv();
+        Ok(())
+    });
+    let service = setup.serve_with(1, vec![stuck], |it| it.drain_ms = 100);
+    let caller = setup.caller();
+    let peer = service.connect(&caller);
+    let message = caller.client().message("stuck").json(&()).unwrap();
+    let _call = message.to(&peer).request::<()>().send().unwrap();
+    begun.recv_timeout(PATIENCE).unwrap();
+    // More than its commands hold.
+    for _ in 0..100 {
+        assert_eq!(service.runtime.metrics().silent_shards(), [0]);
+    }
+    let (done, is_done) = mpsc::channel();
+    let drain = thread::spawn(move || {
+        let totals = service.runtime.drain();
+        done.send(()).unwrap();
+        totals
+    });
+    let in_time = is_done.recv_timeout(PATIENCE);
+    drop(release);
+    assert_eq!(in_time, Ok(()), "it is not waited for");
+    drop(drain.join());
 }
 
 pub(crate) fn a_draining_process_refuses_what_is_new(setup: &Setup) {
