@@ -95,7 +95,8 @@ macro_rules! suite {
                     threads_keep_off_the_shards_cpus
                     a_blocking_handler_calls_another
                     a_drain_waits_for_the_pool
-                    a_drain_that_runs_out_leaves_the_rest_alone;
+                    a_drain_that_runs_out_leaves_the_rest_alone
+                    what_panics_as_it_goes_ends_no_thread;
                 cancelling:
                     a_dropped_call_stops_its_handler
                     a_handler_is_stopped_at_its_deadline;

@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Arrival, BlockingContext, Handler, Lent,
+    changing::Quietly,
     failure::{Failure, check_reply},
 };
 use crate::{
@@ -60,7 +61,7 @@ where
     Rep: Serialize + 'static,
     F: Fn(Req, &BlockingContext) -> Result<Rep, HandlerError> + Send + Sync + 'static,
 {
-    struct Typed<Req, F>(F, PhantomData<fn(Req)>);
+    struct Typed<Req, F>(Quietly<F>, PhantomData<fn(Req)>);
 
     impl<Req, Rep, F> Blocking for Typed<Req, F>
     where
@@ -76,7 +77,7 @@ where
             cx: &BlockingContext,
         ) -> Result<Bytes, Failure> {
             let request = decoder.decode_shared(codec, payload)?;
-            let reply = (self.0)(request, cx)?;
+            let reply = self.0.get()(request, cx)?;
             let mut payload = Vec::new();
             codec::encode(codec, &reply, &mut payload)
                 .map_err(|error| HandlerError::new(error.to_string()))?;
@@ -84,7 +85,7 @@ where
         }
     }
 
-    Handler::blocking(name, Arc::new(Typed(handler, PhantomData)))
+    Handler::blocking(name, Arc::new(Typed(Quietly::new(handler), PhantomData)))
 }
 
 /// A raw blocking handler: bytes in, bytes out. A large payload is not copied on the native engine:
@@ -93,7 +94,7 @@ pub fn blocking_raw<F>(name: &str, handler: F) -> Handler
 where
     F: Fn(Bytes, &BlockingContext) -> Result<Bytes, HandlerError> + Send + Sync + 'static,
 {
-    struct Raw<F>(F);
+    struct Raw<F>(Quietly<F>);
 
     impl<F> Blocking for Raw<F>
     where
@@ -106,11 +107,11 @@ where
             _: &mut Decoder,
             cx: &BlockingContext,
         ) -> Result<Bytes, Failure> {
-            Ok((self.0)(payload, cx)?)
+            Ok(self.0.get()(payload, cx)?)
         }
     }
 
-    Handler::blocking(name, Arc::new(Raw(handler)))
+    Handler::blocking(name, Arc::new(Raw(Quietly::new(handler))))
 }
 
 /// Which threads run a blocking handler.

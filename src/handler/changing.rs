@@ -87,6 +87,26 @@ impl Registry {
     }
 }
 
+/// What a handler holds, wherever its last owner lets it go: no thread ends of its panic.
+pub(super) struct Quietly<T>(Option<T>);
+
+impl<T> Quietly<T> {
+    pub(super) fn new(state: T) -> Self {
+        Self(Some(state))
+    }
+
+    #[inline]
+    pub(super) fn get(&self) -> &T {
+        self.0.as_ref().expect("is taken only as it is dropped")
+    }
+}
+
+impl<T> Drop for Quietly<T> {
+    fn drop(&mut self) {
+        drop_quietly(self.0.take());
+    }
+}
+
 /// What a handler holds is a user's, and may panic as it goes.
 fn drop_quietly<T>(state: T) {
     if catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {

@@ -14,6 +14,7 @@ use super::{
     awaiting::{AwaitHandler, Board},
     batched::Batched,
     blocking::{Blocking, Lane},
+    changing::Quietly,
     inline::Inline,
     ordered::{Lines, Ordered},
     spawned::Spawned,
@@ -133,6 +134,7 @@ impl Handler {
         name: &str,
         make: impl Fn(&ShardInfo) -> Runner + Send + Sync + 'static,
     ) -> Self {
+        let make = Quietly::new(make);
         Self {
             name: name.into(),
             home: Home::Local,
@@ -141,7 +143,7 @@ impl Handler {
             running_max: usize::MAX,
             overruns_max: u64::MAX,
             ordered: None,
-            make: Arc::new(make),
+            make: Arc::new(move |shard| make.get()(shard)),
         }
     }
 

@@ -155,6 +155,41 @@ pub(crate) fn a_deadline_that_passes_in_the_queue_runs_nothing(setup: &Setup) {
     assert_eq!(ran.len(), 1, "only what ran is measured");
 }
 
+/// A handler's state that cannot be dropped in peace.
+struct Sore;
+
+impl Drop for Sore {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("it is dropped"));
+    }
+}
+
+pub(crate) fn what_panics_as_it_goes_ends_no_thread(setup: &Setup) {
+    let (hold, sore) = (Hold::new(), Sore);
+    let held = hold.clone();
+    let handler = blocking("sore", move |n: u64, _cx| {
+        let _used = &sore;
+        held.begun.fetch_add(1, SeqCst);
+        let is_open = held.is_open.lock().unwrap();
+        drop(held.opened.wait_while(is_open, |is_open| !*is_open));
+        Ok(n)
+    });
+    let double = blocking("double", |n: u64, _cx| Ok(2 * n));
+    let service = setup.serve_blocking(vec![handler, double], (1, 10), |_| {});
+    let caller = setup.caller();
+    let peer = service.connect(&caller);
+    let call = |name: &str| {
+        let message = caller.client().message(name).json(&21_u64).unwrap();
+        message.to(&peer).request::<u64>()
+    };
+    let last = call("sore").send().unwrap();
+    eventually("it runs", || hold.begun() == 1);
+    service.runtime.remove("sore").unwrap();
+    hold.open();
+    assert_eq!(last.wait(), Ok(21));
+    assert_eq!(call("double").wait(), Ok(42), "the thread lives");
+}
+
 pub(crate) fn every_end_is_an_answer_and_the_thread_lives(setup: &Setup) {
     let double = blocking("double", |n: u64, _cx| match n {
         0 => Err(HandlerError::new("nothing to double")),
