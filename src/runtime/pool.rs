@@ -102,14 +102,20 @@ impl Pool {
 
 /// Ends when no shard is left that could bring a job, and no job.
 fn work(queue: &Receiver<BlockingJob>, clock: &Clock, mut worker: BlockingWorker) {
-    while let Ok(job) = queue.recv() {
+    while let Some(job) = next(queue, &mut worker) {
         if let Some(end) = worker.run(job, clock.now()) {
             end.tell();
         }
-        if queue.is_empty() {
-            worker.rest();
-        }
     }
+}
+
+fn next(queue: &Receiver<BlockingJob>, worker: &mut BlockingWorker) -> Option<BlockingJob> {
+    if let Ok(job) = queue.try_recv() {
+        return Some(job);
+    }
+    // Whoever has to wait for a job has found no queue, whatever came in the meantime.
+    worker.rest();
+    queue.recv().ok()
 }
 
 /// By now the shards are over. A handler cannot be called off: a thread whose handler runs on ends
