@@ -102,6 +102,9 @@ impl<E: Engine> Shard<E> {
     fn give_up(&mut self) {
         // Those that wait for their turn are tasks, too; but they will not run.
         let unbegun = self.core.registry.lines().waiting();
+        // Nor will those whose turn never came, and there was no room to say so.
+        let out_of_turn = self.core.tasks.count_finished(|ran| ran == Ran::OutOfTurn);
+        let unbegun = unbegun + out_of_turn;
         let begun = self.core.tasks.live_handlers() - unbegun;
         self.core.recorder.counters.indeterminate += begun as u64;
         self.core.recorder.counters.lost += unbegun as u64;
