@@ -226,7 +226,7 @@ impl Core {
 
     /// A message is dropped: there is no room for its answer.
     #[cold]
-    fn lose(&mut self, header: &Header) {
+    pub(super) fn lose(&mut self, header: &Header) {
         self.recorder.counters.lost += 1;
         if let Some(handler) = self.registry.index_of(header.handler) {
             self.recorder.record_stop(handler, false);

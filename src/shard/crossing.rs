@@ -194,8 +194,7 @@ impl Core {
     ) {
         if header.kind != Kind::OneWay && outbox.is_full() {
             // As on this shard: one that was dialed is read though its peer takes no answers.
-            self.recorder.counters.lost += 1;
-            return;
+            return self.lose(&header);
         }
         let is_full = self.crossing.is_full(shard, message.payload_bytes());
         // One that brings answers, too, is always read.
