@@ -97,8 +97,9 @@ impl Handlers {
         }))
     }
 
-    /// Serves one more handler, on every shard. When this returns `Ok`, all of them do, and peers
-    /// are being told; a peer that does not know it yet may send to it all the same.
+    /// Serves one more handler, on every shard. When this returns `Ok`, all of them do, but for one
+    /// that stalls meanwhile (see below), and peers are being told; a peer that does not know it
+    /// yet may send to it all the same.
     ///
     /// Each shard runs the factory on its own thread, between two turns: it should not take long.
     /// If one panics, the handler is served nowhere, and the shards live. The name may be one that
@@ -106,7 +107,8 @@ impl Handlers {
     ///
     /// Blocks until every shard has ended its turn twice, so never call it on a shard. A shard that
     /// is silent for five seconds, since one of its handlers does not return, has the handler
-    /// refused.
+    /// refused. Where that happens only after all shards have made it, this returns `Ok`, a warning
+    /// is logged, and that shard nacks `UnknownHandler` until its own handler returns.
     pub fn register(&self, handler: Handler) -> Result<(), RegisterError> {
         let mut state = self.0.state();
         self.0.register(&mut state, handler)
