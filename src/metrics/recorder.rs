@@ -197,6 +197,9 @@ impl Recorder {
     /// Records how long a turn of the shard took.
     #[inline]
     pub fn record_turn(&mut self, ns: u64) {
+        if !self.keeps_histograms {
+            return;
+        }
         record(&mut self.current.turns, &mut self.spare.turns, ns);
     }
 
@@ -390,8 +393,10 @@ mod tests {
         recorder.record_in_handler(0, 500);
         recorder.record_read_to_reply(0, 500);
         recorder.record_round_trip(7, 500);
+        recorder.record_turn(500);
         let interval = recorder.take(Blank::new(1));
         let handler = &interval.handlers[0];
+        assert!(interval.turns.is_none());
         assert_eq!(handler.counters.runs, 1);
         assert!(handler.in_handler.is_none() && handler.read_to_reply.is_none());
         assert!(interval.round_trips.iter().all(Option::is_none));
