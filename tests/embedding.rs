@@ -33,6 +33,8 @@ mod requests;
 mod service;
 #[path = "embedding/stopping.rs"]
 mod stopping;
+#[path = "embedding/waking.rs"]
+mod waking;
 
 use corelane::config::EngineKind;
 use service::{Setup, Transport};
@@ -108,6 +110,8 @@ macro_rules! suite {
                     no_more_run_at_once_than_a_handler_allows
                     calls_of_a_handler_end_with_the_call_that_it_serves
                     a_handler_that_outruns_its_budget_is_demoted;
+                waking:
+                    no_wake_up_from_another_thread_is_lost;
                 awaiting:
                     a_handler_is_awaited_until_every_shard_serves_it
                     what_awaits_a_handler_ends_as_any_task

@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, Ordering, fence},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -169,7 +169,11 @@ impl Tasks {
         // One stands in the table, one in the task's own context: the others are waited with.
         let waited_with = wakers.iter().map(|(_, given)| Arc::strong_count(given) - 2);
         let waited_with: usize = waited_with.sum();
-        count(&is_given) == Some(waited_with)
+        let is_all = count(&is_given) == Some(waited_with);
+        // Another thread may have woken one and given its waker up, in this order.
+        fence(Ordering::Acquire);
+        let mut given = wakers.iter();
+        is_all && !given.any(|(_, it)| it.is_in_the_mail.load(Ordering::Relaxed))
     }
 
     /// Whether another handler may be spawned.
@@ -331,6 +335,22 @@ struct Own {
 pub(super) struct SeenWaker {
     executor: Waker,
     is_any_ready: Arc<AtomicBool>,
+    /// The shard's.
+    thread: usize,
+    /// Another thread has woken the task, which has not run since. The executor learns of it when
+    /// it looks for what other threads want, and that is when it has nothing to run: not as long as
+    /// the reactor only yields.
+    is_in_the_mail: AtomicBool,
+}
+
+impl SeenWaker {
+    /// The task runs, and sees whatever it was woken for.
+    #[inline]
+    fn arrive(&self) {
+        if self.is_in_the_mail.load(Ordering::Acquire) {
+            self.is_in_the_mail.swap(false, Ordering::AcqRel);
+        }
+    }
 }
 
 impl<F> Watched<F> {
@@ -345,6 +365,8 @@ impl<F> Watched<F> {
             let given = Arc::new(SeenWaker {
                 executor: executor.clone(),
                 is_any_ready: self.is_any_ready.clone(),
+                thread: this_thread(),
+                is_in_the_mail: AtomicBool::new(false),
             });
             let slot = self.wakers.borrow_mut().insert(given.clone());
             if let Some(brake) = &self.brake {
@@ -374,7 +396,15 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.give_waker(cx.waker());
-        let Self { future, own, .. } = &mut *self;
+        let Self {
+            future,
+            own,
+            wakers,
+            ..
+        } = &mut *self;
+        if let Some(own) = own {
+            wakers.borrow()[own.slot].arrive();
+        }
         let given = own.as_ref().map_or(cx.waker(), |own| &own.given);
         future.as_mut().poll(&mut Context::from_waker(given))
     }
@@ -392,9 +422,18 @@ impl Wake for SeenWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // First, so that whoever sees the flag finds the task in the executor's queue or comes to
-        // it: the executor is on this thread, or runs at an interval anyway.
+        // First, so that whoever sees a flag finds the task where it is to be looked for.
         self.executor.wake_by_ref();
+        if self.thread != this_thread() {
+            self.is_in_the_mail.store(true, Ordering::Release);
+        }
         self.is_any_ready.store(true, Ordering::Release);
     }
+}
+
+/// Another number on every thread that lives: cheaper than the thread's id.
+#[inline]
+fn this_thread() -> usize {
+    thread_local!(static PLACE: u8 = const { 0 });
+    PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
