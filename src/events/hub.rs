@@ -39,6 +39,8 @@ impl Hub {
         let (outlet, subscription) = pair(Subscription::CAPACITY);
         let mut outlets = self.lock();
         if !outlets.is_over {
+            // Else those that are dropped would pile up until something is told.
+            outlets.open.retain(Outlet::is_wanted);
             outlets.open.push(outlet);
             self.count.store(outlets.open.len(), Relaxed);
         }
@@ -219,6 +221,18 @@ mod tests {
             assert_eq!(thread.join().unwrap(), told);
         }
         assert_eq!(hub.subscribe().recv(), None);
+    }
+
+    #[test]
+    fn subscriptions_that_come_and_go_untold_leave_nothing() {
+        let hub = Hub::default();
+        let mut kept = hub.subscribe();
+        for _ in 0..100 {
+            drop(hub.subscribe());
+        }
+        assert!(hub.lock().open.len() <= 2);
+        hub.publish(event(1));
+        assert_eq!(kept.recv(), Some(event(1)));
     }
 
     #[test]
