@@ -87,6 +87,9 @@ pub(super) struct Queue {
     left: (usize, usize),
     /// What had left it by then.
     taken: Tally,
+    /// One-way messages that still stand in the outbox and were counted by whoever sent by it
+    /// before.
+    others: u64,
     messages_max: usize,
     bytes_max: usize,
 }
@@ -133,6 +136,7 @@ impl Queue {
             owed_staged: 0,
             left: (0, 0),
             taken: Tally::default(),
+            others: 0,
             messages_max,
             bytes_max,
         }
@@ -342,6 +346,9 @@ impl Queue {
     pub(super) fn settle(&mut self, outbox: &Outbox) -> u64 {
         let taken = outbox.taken();
         let one_way = taken.one_way - self.taken.one_way;
+        let others = one_way.min(self.others);
+        self.others -= others;
+        let one_way = one_way - others;
         self.taken = taken;
         self.left = (outbox.messages(), outbox.bytes());
         if one_way > 0 {
@@ -356,11 +363,18 @@ impl Queue {
         one_way
     }
 
-    /// The connection is lost, and its outbox emptied: what comes is numbered from here.
+    /// The connection is lost and its outbox emptied, or it is another's now: what comes is
+    /// numbered from here, and what stands there is not this queue's.
     pub(super) fn begin_anew(&mut self, outbox: &Outbox) {
         self.taken = outbox.taken();
+        self.others = outbox.waiting().one_way;
         self.left = (0, 0);
         self.give_credit_back();
+    }
+
+    /// How many one-way messages at the front of the outbox were counted before.
+    pub(super) fn others(&self) -> u64 {
+        self.others
     }
 
     /// What was staged or in the outbox has ended.

@@ -48,6 +48,8 @@ impl Caller {
             let links: Vec<PeerId> = links.collect();
             self.wanted.retain(|it| !links.contains(&it.peer));
         }
+        // Nor is this one.
+        self.wanted.retain(|it| it.peer != peer);
         self.busy.retain(|&busy| busy != peer);
     }
 
@@ -102,14 +104,18 @@ impl Caller {
             return 0;
         };
         let mut staged = queue.take_stage();
-        let mut answers = 0;
+        let (mut others, mut answers) = (queue.others(), 0);
         for unsent in outbox.into_iter().chain([&mut staged]) {
             while let Some(frames) = unsent.front() {
                 if let Ok(header) = Header::decode(frames.header) {
                     let payload = Bytes::copy_from_slice(frames.payload);
                     let is_answer = matches!(header.kind, Kind::Ack | Kind::Response | Kind::Nack);
                     answers += usize::from(is_answer);
-                    self.end_unsent(peer, &header, payload, why);
+                    if header.kind == Kind::OneWay && others > 0 {
+                        others -= 1;
+                    } else {
+                        self.end_unsent(peer, &header, payload, why);
+                    }
                 }
                 unsent.pop_front();
             }

@@ -96,3 +96,51 @@ fn a_closed_process_leaves_no_connection_to_be_begun() {
         ..account(1)
     });
 }
+
+/// The last handle to a process that has connected is gone while a one-way message stands in the
+/// outbox, and another handle sends by the same connection.
+#[test]
+fn what_another_handle_left_in_the_outbox_is_counted_once() {
+    for is_lost in [false, true] {
+        let mut bench = Bench::new();
+        let instance = Uuid::from_u128(5);
+        let speak = |bench: &mut Bench| {
+            bench.peer = PeerId::unique();
+            bench.caller.open(&Connect {
+                to: Target::Caller(instance),
+                is_routed: true,
+                ..connect_to(bench.peer, &bench.shared)
+            });
+            let bound = bench.caller.bind(bench.peer, Standing::Up, &bench.outbox);
+            let link = bound.expect("it is spoken of");
+            let (message, _) = bench.message(Kind::OneWay);
+            bench.caller.submit(bench.now, message);
+            bench.caller.load(bench.now, link, &mut bench.outbox);
+            link
+        };
+        let first = speak(&mut bench);
+        bench.caller.let_go(first, Some(&bench.outbox));
+        bench.caller.close(bench.peer, None);
+        let second = speak(&mut bench);
+        assert_eq!(bench.outbox.messages(), 2);
+        let (one_way_sent, lost) = match is_lost {
+            false => {
+                bench.outbox.pop_front();
+                bench.settle();
+                assert_eq!(bench.account().one_way_sent, 1, "counted as it was let go");
+                bench.outbox.pop_front();
+                bench.settle();
+                (2, 0)
+            }
+            true => {
+                bench.caller.part(second, &mut bench.outbox);
+                (1, 1)
+            }
+        };
+        bench.assert_over(AccountSnapshot {
+            one_way_sent,
+            lost,
+            ..account(2)
+        });
+    }
+}
