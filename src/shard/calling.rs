@@ -114,35 +114,52 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let mut closing = std::mem::take(&mut self.core.closing);
-        closing.retain(|&(id, until)| {
+        let mut at = 0;
+        while let Some(&(id, until)) = closing.get(at) {
             let caller = self.core.side.caller.borrow();
-            // A process's main connection knows the others, and goes last.
-            if (caller.is_sending(id) || caller.has_links(id)) && now < until {
-                return true;
+            if caller.is_sending(id) && now < until {
+                at += 1;
+                continue;
             }
-            let instance = caller.instance_of(id);
+            // A process's main connection knows the others, and goes last: after those, too, that
+            // were begun since its last handle went.
+            let links = caller.links_of(id);
+            let mut links = links.into_iter().filter(|link| caller.knows(*link));
+            let added = links.find(|link| closing.iter().all(|(other, _)| other != link));
+            if let Some(link) = added {
+                closing.insert(at, (link, until));
+                continue;
+            }
+            if caller.has_links(id) && now < until {
+                at += 1;
+                continue;
+            }
             drop(caller);
-            if self.core.peers.is_accepted(id) {
-                self.let_go_of(id);
-                return false;
-            }
-            let Self { engine, core } = self;
-            if let Some(instance) = instance {
-                core.callers.forget(instance, id);
-            }
-            core.nearby.forget(id);
-            core.part_from_dialed(id, Departure::LetGo);
-            let connection = core.peers.connection_of(id);
-            let mut caller = core.side.caller.borrow_mut();
-            caller.close(id, connection.and_then(|it| engine.outbox(it)));
-            drop(caller);
-            core.peers.remove(id);
-            if let Some(connection) = connection {
-                engine.close(connection);
-            }
-            false
-        });
+            closing.remove(at);
+            self.close_quiet(id);
+        }
         self.core.closing = closing;
+    }
+
+    fn close_quiet(&mut self, id: PeerId) {
+        if self.core.peers.is_accepted(id) {
+            return self.let_go_of(id);
+        }
+        let Self { engine, core } = self;
+        let instance = core.side.caller.borrow().instance_of(id);
+        if let Some(instance) = instance {
+            core.callers.forget(instance, id);
+        }
+        core.nearby.forget(id);
+        core.part_from_dialed(id, Departure::LetGo);
+        let connection = core.peers.connection_of(id);
+        let mut caller = core.side.caller.borrow_mut();
+        caller.close(id, connection.and_then(|it| engine.outbox(it)));
+        drop(caller);
+        core.peers.remove(id);
+        if let Some(connection) = connection {
+            engine.close(connection);
+        }
     }
 
     /// Says hello on connections that have just come up, before anything else is sent. What is to

@@ -127,6 +127,74 @@ fn call_the_caller(seed: u64) -> [usize; 4] {
     counts
 }
 
+/// A process is dialed and let go in one breath: its welcome comes after, and has what waits go by
+/// a connection to a further shard, which must end with the others.
+#[test]
+fn a_link_that_is_begun_after_the_last_handle_went_is_closed_with_it() {
+    for seed in 0..20 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut limits = scenario::random_limits(&mut random);
+        // A handle that finds the inbox full closes nothing.
+        limits.shard.inbox_capacity = 20;
+        let mut world = World::new(seed, Weather::default(), limits);
+        world.add_process(0, 1, true, &[]);
+        world.add_process(16, 2, true, &[echo().on_last_shard()]);
+        let endpoint = world.processes[1].shards[0].endpoint.clone();
+        let client = world.processes[0].client.clone();
+        let dialed = client.connect(&endpoint).unwrap();
+        let message = client.message("echo").raw("x").to(&dialed);
+        message.one_way().unwrap();
+        drop(dialed);
+        run_for(
+            &mut world,
+            limits.shard.close_within + Duration::from_secs(1),
+        );
+        let left = world.processes[1].client.peers();
+        assert!(left.is_empty(), "seed {seed}: {left:?}");
+    }
+}
+
+/// The peer connects once more just as its last handle goes: whoever speaks of it then is heard.
+#[test]
+fn who_connects_as_its_last_handle_goes_is_sent_to_again() {
+    for seed in 0..20 {
+        for rounds in 0..12 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut limits = scenario::random_limits(&mut random);
+            limits.shard.message_bytes_max = 1 << 20;
+            limits.shard.inbox_capacity = 20;
+            let mut world = World::new(seed, Weather::default(), limits);
+            world.add_process(0, 1, true, &[echo()]);
+            world.add_process(16, 1, true, &[echo()]);
+            let endpoint = world.processes[1].shards[0].endpoint.clone();
+            let caller = world.processes[0].client.clone();
+            let client = world.processes[1].client.clone();
+            let _dialed = caller.connect(&endpoint).unwrap();
+            run_for(&mut world, Duration::from_millis(50));
+            let peer = client.peer(Uuid::from_u128(0)).unwrap();
+            run_for(&mut world, Duration::from_millis(1));
+            let _again = caller.connect(&endpoint).unwrap();
+            for _ in 0..rounds {
+                world.turn_all();
+                world.mock.increment(Duration::from_micros(10));
+            }
+            let message = client.message("echo").raw("x").to(&peer);
+            message.one_way().unwrap();
+            drop(peer);
+            run_for(&mut world, limits.shard.close_within * 3);
+            let peer = client.peer(Uuid::from_u128(0)).unwrap();
+            let call = client.message("echo").raw("x").to(&peer).request();
+            let mut calls = vec![call.within(Duration::from_secs(1)).send().unwrap()];
+            run_for(&mut world, Duration::from_secs(2));
+            let mut ended = Vec::new();
+            poll_all(&mut calls, &mut ended);
+            let [Ok(_)] = &ended[..] else {
+                panic!("seed {seed}, {rounds} rounds: {ended:?}");
+            };
+        }
+    }
+}
+
 fn run_for(world: &mut World, time: Duration) {
     let until = world.now() + time;
     loop {
