@@ -67,13 +67,14 @@ pub struct Row {
 pub type RowKey = (Uuid, Option<PeerId>);
 
 /// Shared by all shards and clients of a runtime. Shards write it when peers come and go, and never
-/// wait for it; others hold its lock as long as it takes to look a peer up, or to list all.
+/// wait for it; who looks a peer up does, a handler on its shard, too. The lock is held as long as
+/// it takes to look one up, or to copy a pointer to each row.
 #[derive(Default)]
 pub struct Directory(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    known: FxHashMap<Uuid, Vec<(Option<PeerId>, Row)>>,
+    known: FxHashMap<Uuid, Vec<(Option<PeerId>, Arc<Row>)>>,
     /// Handles to peers that were dialed.
     dialed: FxHashMap<PeerId, Weak<PeerHandle>>,
     /// By instance, and by the shard that it has connected to.
@@ -101,7 +102,7 @@ impl Directory {
         for ((instance, dialed), row) in rows.drain() {
             let known = inner.known.entry(instance).or_default();
             known.retain(|(by, row)| *by != dialed || row.info.shard != shard);
-            known.extend(row.map(|row| (dialed, row)));
+            known.extend(row.map(|row| (dialed, Arc::new(row))));
             if known.is_empty() {
                 inner.known.remove(&instance);
             }
@@ -114,6 +115,15 @@ impl Directory {
         let mut inner = self.lock();
         inner.sweep();
         inner.dialed.insert(handle.id, Arc::downgrade(handle));
+    }
+
+    /// All of them, those of one instance together.
+    fn rows(&self) -> Vec<(Uuid, Arc<Row>)> {
+        let inner = self.lock();
+        let known = inner.known.iter();
+        let rows = known.flat_map(|(&instance, rows)| rows.iter().map(move |it| (instance, &it.1)));
+        rows.map(|(instance, row)| (instance, row.clone()))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -193,22 +203,21 @@ impl Inner {
 
 impl Client {
     /// The peers that are known now, in no order; [`events`](Self::events) tells of those that come
-    /// and go. Holds the directory's lock meanwhile, for which no shard waits.
+    /// and go. Allocates the list. Whoever looks a peer up waits meanwhile for as long as it takes
+    /// to copy a pointer for each connection; shards go on.
     pub fn peers(&self) -> Vec<KnownPeer> {
-        let inner = self.directory().lock();
-        let known = inner.known.iter().map(|(&instance, rows)| {
+        let rows = self.directory().rows();
+        let of_peers = rows.chunk_by(|(one, _), (other, _)| one == other);
+        let known = of_peers.filter_map(|rows| {
+            let (instance, last) = rows.last()?;
             let mut connections: Vec<_> = rows.iter().map(|(_, row)| row.info.clone()).collect();
             connections.sort_by_key(|it| (it.shard, it.epoch));
-            let said = rows
-                .last()
-                .map(|(_, row)| row.said.clone())
-                .unwrap_or_default();
-            KnownPeer {
-                instance,
-                endpoints: said.endpoints.clone(),
-                shards: said.shards,
+            Some(KnownPeer {
+                instance: *instance,
+                endpoints: last.said.endpoints.clone(),
+                shards: last.said.shards,
                 connections,
-            }
+            })
         });
         known.collect()
     }
