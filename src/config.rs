@@ -158,8 +158,8 @@ pub struct MetricsConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// Whether a process that is dialed by tcp, and runs on this host and listens by ipc, too, is
-    /// reached by ipc.
+    /// Whether a process that is dialed by tcp at a loopback address, and runs on this host and
+    /// listens by ipc, too, is reached by ipc.
     pub prefer_ipc: bool,
 }
 

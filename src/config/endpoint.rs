@@ -67,6 +67,18 @@ impl Endpoint {
         })
     }
 
+    /// Whether only this machine is reached there, as far as the text tells: no name is resolved.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Ipc { .. } => true,
+            Self::Tcp { host, .. } => match host {
+                Host::Any => false,
+                Host::Address(address) => address.is_loopback(),
+                Host::Name(name) => name == "localhost",
+            },
+        }
+    }
+
     /// Where shard `shard` listens when a process is told to listen here: TCP ports p, p+1, …
     /// (0 stays 0: any free port), paths `path`, `path.1`, ….
     ///
@@ -300,6 +312,19 @@ mod tests {
     fn endpoint(text: &str) -> Endpoint {
         text.parse()
             .unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn loopback_is_told_from_elsewhere() {
+        let is_loopback = |text: &str| text.parse::<Endpoint>().unwrap().is_loopback();
+        let here = [
+            "tcp://127.0.0.1:7400",
+            "tcp://[::1]:7400",
+            "tcp://localhost:7400",
+        ];
+        assert!(here.into_iter().all(is_loopback));
+        let elsewhere = ["tcp://10.0.0.1:7400", "tcp://example.org:7400"];
+        assert!(!elsewhere.into_iter().any(is_loopback));
     }
 
     #[test]

@@ -202,6 +202,8 @@ impl Core {
         if self.introduced.contains_key(&connection)
             || self.introduced.len() >= INTRODUCED_MAX
             || self.peers.id_at(connection).is_some()
+            || self.nearby.is_tried(connection)
+            || self.nearby.is_left(connection)
         {
             return;
         }

@@ -1,13 +1,13 @@
 //! From tcp to ipc, where both ends are on one host.
 //!
-//! A process that is dialed by tcp says in its welcome on which host it runs, and where it listens
-//! by ipc. If the host is ours, that way is tried before the first message goes out: a connection
-//! there, a hello, and the peer's connection is that one if the same process answers. Containers
-//! share a host's boot id and not its files, and another process may sit at the path: then, or if
-//! no welcome comes in time, all stays as it was.
+//! A process that is dialed by tcp, at a loopback address, says in its welcome on which host it
+//! runs, and where it listens by ipc. If the host is ours, that way is tried before the first
+//! message goes out: a connection there, a hello, and the peer's connection is that one if the same
+//! process answers. Containers share a host's boot id and not its files, and another process may
+//! sit at the path: then, or if no welcome comes in time, all stays as it was.
 //!
-//! What was dialed is given up only once what the peer has asked by it is answered, or
-//! `limits.drain_ms` later. An ipc connection that is lost leads back to what was dialed; and that
+//! What was dialed is closed `limits.drain_ms` later: what the peer has asked by it is answered by
+//! then, or not at all. An ipc connection that is lost leads back to what was dialed; and that
 //! process is not tried again.
 
 use std::time::Duration;
@@ -18,7 +18,6 @@ use super::{Core, Shard};
 use crate::{
     config::Endpoint,
     engine::{ConnectionId, Engine},
-    events::Departure,
     peers::PeerId,
     wire::{Header, Hello, Kind},
 };
@@ -67,6 +66,15 @@ enum Outcome {
     Moot,
 }
 
+impl Trial {
+    /// Nothing on the tried connection brings back what the peer's own has lost.
+    fn end(&mut self, outcome: Outcome) {
+        if !matches!(self.outcome, Outcome::Moot) {
+            self.outcome = outcome;
+        }
+    }
+}
+
 impl Nearby {
     pub(super) fn next_due(&self) -> Option<Instant> {
         let trials = self.trials.iter().map(|it| it.until);
@@ -84,10 +92,15 @@ impl Nearby {
         self.trials.iter().any(|it| it.connection == connection)
     }
 
+    /// Whether this connection is one that was dialed and is left.
+    pub(super) fn is_left(&self, connection: ConnectionId) -> bool {
+        self.left.iter().any(|it| it.0 == connection)
+    }
+
     /// A tried connection has failed, or one that was left has ended. False if it is neither.
     pub(super) fn on_down(&mut self, now: Instant, connection: ConnectionId) -> bool {
         if let Some(trial) = self.trial_at(connection) {
-            trial.outcome = Outcome::Failed;
+            trial.end(Outcome::Failed);
             return true;
         }
         let left = self.left.iter_mut().find(|it| it.0 == connection);
@@ -99,9 +112,9 @@ impl Nearby {
     pub(super) fn forget(&mut self, peer: PeerId) {
         self.wanted.retain(|it| it.peer != peer);
         self.lost.retain(|it| *it != peer);
-        let mut trials = self.trials.iter_mut();
-        if let Some(trial) = trials.find(|it| it.candidate.peer == peer) {
-            trial.outcome = Outcome::Moot;
+        let trials = self.trials.iter_mut();
+        for trial in trials.filter(|it| it.candidate.peer == peer) {
+            trial.end(Outcome::Moot);
         }
     }
 
@@ -117,12 +130,13 @@ impl Nearby {
             return;
         };
         let expected = &trial.candidate.welcome;
-        trial.outcome = match Hello::decode(payload) {
+        let outcome = match Hello::decode(payload) {
             Ok(hello) if hello.instance == expected.instance && hello.shard == expected.shard => {
                 Outcome::Met(Box::new(hello))
             }
             _ => Outcome::Failed,
         };
+        trial.end(outcome);
     }
 }
 
@@ -131,7 +145,12 @@ impl Core {
     /// not.
     pub(super) fn try_nearby(&mut self, peer: PeerId, welcome: Hello) -> Option<Hello> {
         let may_move = self.side.caller.borrow().may_move(peer, welcome.instance);
-        let is_here = !welcome.host.is_empty() && welcome.host == self.host;
+        let is_loopback = {
+            let caller = self.side.caller.borrow();
+            caller.endpoint_of(peer).is_some_and(Endpoint::is_loopback)
+        };
+        // Whoever has our hello knows our boot id, and could name any path of this machine's.
+        let is_here = is_loopback && !welcome.host.is_empty() && welcome.host == self.host;
         let endpoint = (may_move && is_here)
             .then(|| ipc_endpoint(&welcome))
             .flatten();
@@ -187,7 +206,7 @@ impl<E: Engine> Shard<E> {
         left.retain(|&(connection, until)| {
             let stays = now < until;
             if !stays {
-                core.part_from(connection, Departure::LetGo);
+                core.strikes.remove(&connection);
                 engine.close(connection);
             }
             stays
@@ -245,13 +264,18 @@ impl<E: Engine> Shard<E> {
                 drop(caller);
                 self.core.admit(now, peer, *hello);
             }
-            Outcome::Moot => self.engine.close(trial.connection),
+            Outcome::Moot => self.close_tried(trial.connection),
             Outcome::Open | Outcome::Failed => {
-                self.engine.close(trial.connection);
+                self.close_tried(trial.connection);
                 tracing::debug!(%peer, %endpoint, "not the same process by ipc; tcp stays");
                 self.core.admit(now, peer, welcome);
             }
         }
+    }
+
+    fn close_tried(&mut self, connection: ConnectionId) {
+        self.core.strikes.remove(&connection);
+        self.engine.close(connection);
     }
 
     /// The ipc connection is lost: what the program has named is dialed, as at first.

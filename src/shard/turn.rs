@@ -96,7 +96,10 @@ impl<E: Engine> Shard<E> {
                 continue;
             }
             core.condemn(connection, engine.outbox(connection));
-            engine.close(connection);
+            // One that is tried or left is closed below, with what it means for its peer.
+            if !core.nearby.on_down(now, connection) {
+                engine.close(connection);
+            }
         }
         if self.core.news.is_due {
             self.bind_callers();
