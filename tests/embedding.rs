@@ -9,6 +9,8 @@ mod batched;
 mod blocking;
 #[path = "embedding/both_ways.rs"]
 mod both_ways;
+#[path = "embedding/callers.rs"]
+mod callers;
 #[path = "embedding/cancelling.rs"]
 mod cancelling;
 #[path = "embedding/changing.rs"]
@@ -152,6 +154,9 @@ macro_rules! suite {
                     a_caller_is_known_on_the_shard_that_runs_it
                     a_peer_that_drains_is_sent_nothing_new
                     a_call_to_a_peer_that_is_cut_off_ends_then;
+                callers:
+                    a_caller_that_drains_says_so_to_whom_it_has_dialed
+                    a_further_shard_that_sends_back_is_known;
                 stopping:
                     a_drain_finishes_what_runs_and_its_totals_add_up
                     a_drain_that_runs_out_of_time_says_so

@@ -68,7 +68,7 @@ use seen::Seen;
 use world::World;
 
 /// How many seeds a plain `cargo test` runs: a few seconds' worth.
-const SEEDS: u64 = 700;
+const SEEDS: u64 = 1_000;
 
 #[test]
 fn every_call_ends_once_and_every_message_is_accounted_for() {

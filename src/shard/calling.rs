@@ -323,6 +323,18 @@ impl Core {
         }
     }
 
+    /// The connections that were dialed and stand, to shards of processes that are known and have
+    /// not said goodbye.
+    pub(super) fn met(&self) -> Vec<ConnectionId> {
+        let caller = self.side.caller.borrow();
+        let up = caller.acquaintances();
+        let up = up
+            .filter(|it| it.standing == Standing::Up)
+            .map(|it| it.peer);
+        let met = up.filter(|it| self.peers.instance_of(*it).is_some());
+        met.filter_map(|it| self.peers.connection_of(it)).collect()
+    }
+
     /// An accepted connection is closed for messages that cannot be read.
     pub(super) fn condemn(&mut self, connection: ConnectionId, outbox: Option<&mut Outbox>) {
         let mut nothing = Outbox::new(0, 0);

@@ -59,7 +59,10 @@ impl<E: Engine> Shard<E> {
         let goodbye = Header::new(Kind::Goodbye, 0);
         let introduced = self.core.introduced.iter();
         // Who drains, too, sends nothing new.
-        for (&connection, _) in introduced.filter(|(_, it)| !it.is_draining) {
+        let introduced = introduced.filter(|(_, it)| !it.is_draining);
+        let introduced = introduced.map(|(&connection, _)| connection);
+        // Servers may send to this process by the connections that it has dialed.
+        for connection in introduced.chain(self.core.met()) {
             if let Some(outbox) = self.engine.outbox(connection) {
                 // A peer whose queue is full learns of it when the connection closes.
                 let _ = outbox.push(&goodbye, &[]);

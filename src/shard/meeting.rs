@@ -75,6 +75,10 @@ impl Core {
         }
         if let Some(main) = caller.main_of(id) {
             if caller.is_met(main, id, &hello) {
+                // Who sends by it is no stranger. Its handlers are known by the main connection.
+                if let Some(peer) = self.peers.get_mut(id) {
+                    peer.identity = Some(Hello::of_instance(hello.instance));
+                }
                 return caller.stand(id, Standing::Up);
             }
             drop(caller);

@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 use crate::service::{PATIENCE, Service, Setup, echo, eventually, sleep};
 
-fn next(events: &mut Subscription) -> Event {
+pub(crate) fn next(events: &mut Subscription) -> Event {
     events.recv_timeout(PATIENCE).expect("an event")
 }
 
 /// The next event, which is of a peer that is there.
 #[track_caller]
-fn next_up(events: &mut Subscription) -> PeerInfo {
+pub(crate) fn next_up(events: &mut Subscription) -> PeerInfo {
     match next(events) {
         Event::Up(peer) => peer,
         other => panic!("no `Up`: {other:?}"),
@@ -140,7 +140,7 @@ pub(crate) fn who_says_hello_again_is_the_same_peer(setup: &Setup) {
 }
 
 /// A runtime that calls, and serves whom it calls: it does not listen.
-fn called_back(setup: &Setup, handlers: Vec<Handler>) -> Runtime {
+pub(crate) fn called_back(setup: &Setup, handlers: Vec<Handler>) -> Runtime {
     let config = setup.config(setup.calling, 1, |_| {});
     let builder = Runtime::builder(config).handlers(handlers);
     builder.start().unwrap_or_else(|error| panic!("{error}"))
@@ -174,7 +174,7 @@ fn answer(dealer: &zmq::Socket) -> Vec<u8> {
     }
 }
 
-fn ask(runtime: &Runtime, peer: &Peer, text: &'static str) -> Result<Bytes, CallError> {
+pub(crate) fn ask(runtime: &Runtime, peer: &Peer, text: &'static str) -> Result<Bytes, CallError> {
     let message = runtime.client().message("echo").raw(text).to(peer);
     message.request().wait()
 }
