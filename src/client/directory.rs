@@ -66,6 +66,9 @@ pub struct Row {
 /// By which a row is known: the instance, and the peer if it was dialed.
 pub type RowKey = (Uuid, Option<PeerId>);
 
+/// Of one instance.
+type Rows = Vec<(Option<PeerId>, Arc<Row>)>;
+
 /// Shared by all shards and clients of a runtime. Shards write it when peers come and go, and never
 /// wait for it; who looks a peer up does, a handler on its shard, too. The lock is held as long as
 /// it takes to look one up, or to copy a pointer to each row.
@@ -74,7 +77,7 @@ pub struct Directory(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    known: FxHashMap<Uuid, Vec<(Option<PeerId>, Arc<Row>)>>,
+    known: FxHashMap<Uuid, Rows>,
     /// Handles to peers that were dialed.
     dialed: FxHashMap<PeerId, Weak<PeerHandle>>,
     /// By instance, and by the shard that it has connected to.
