@@ -96,7 +96,12 @@ fn run_all(first: u64, seeds: u64) -> Seen {
             if seed >= end {
                 return seen;
             }
-            seen.add(&run(seed));
+            let trace = catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
+                // The others need not go on.
+                next.store(end, Relaxed);
+                resume_unwind(panic)
+            });
+            seen.add(&trace);
             let done = seed - first + 1;
             if done.is_multiple_of(10_000) {
                 println!("{done} seeds");
@@ -105,13 +110,9 @@ fn run_all(first: u64, seeds: u64) -> Seen {
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let seen = threads.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|panic| {
-                // The others need not go on.
-                next.store(end, Relaxed);
-                resume_unwind(panic)
-            })
-        });
+        let seen = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         seen.fold(Seen::default(), Seen::and)
     })
 }
