@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use calls::{Caller, PATIENCE, StopOnDrop, handlers, judge, number};
+use calls::{PATIENCE, StopOnDrop, call_both, handlers, judge, number};
 use corelane::{Config, Runtime, config::IdleStrategy, runtime::Totals};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tempfile::TempDir;
@@ -102,16 +102,7 @@ fn a_thousand_drains_under_load_are_over_in_time_and_account_for_all() {
     let mut lates = Vec::new();
     let mut all = Totals::default();
     let told = thread::scope(|scope| {
-        let calls = [0, 1].map(|at| {
-            let caller = Caller {
-                runtime: &caller,
-                peer: &peers[at],
-                first: at as u64,
-                stop: &stop,
-                life: &lives[at],
-            };
-            scope.spawn(move || caller.call())
-        });
+        let calls = call_both(scope, &caller, &peers, &stop, &lives);
         let _stop = StopOnDrop(&stop);
         for life in 1..=drains as u32 {
             wait_for(life, &lives, || calls.iter().any(|it| it.is_finished()));

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use calls::{Caller, PATIENCE, StopOnDrop, handlers, judge, number};
+use calls::{PATIENCE, StopOnDrop, call_both, handlers, judge, number};
 use corelane::{Config, Runtime, config::IdleStrategy};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tempfile::TempDir;
@@ -117,16 +117,7 @@ fn a_server_that_is_killed_a_thousand_times_never_makes_a_call_lie() {
     let lives = [AtomicU32::new(0), AtomicU32::new(0)];
     let begun = Instant::now();
     let told = thread::scope(|scope| {
-        let calls = [0, 1].map(|at| {
-            let caller = Caller {
-                runtime: &caller,
-                peer: &peers[at],
-                first: at as u64,
-                stop: &stop,
-                life: &lives[at],
-            };
-            scope.spawn(move || caller.call())
-        });
+        let calls = call_both(scope, &caller, &peers, &stop, &lives);
         let _stop = StopOnDrop(&stop);
         for life in 1..=kills as u32 {
             let born = Instant::now();

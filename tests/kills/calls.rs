@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    thread,
+    thread::{self, Scope, ScopedJoinHandle},
     time::{Duration, Instant},
 };
 
@@ -147,19 +147,39 @@ impl Waiting {
 }
 
 /// A thread's calls to one peer: it sends every second number as a message until it is stopped.
-pub(crate) struct Caller<'a> {
-    pub(crate) runtime: &'a Runtime,
-    pub(crate) peer: &'a Peer,
+struct Caller<'a> {
+    runtime: &'a Runtime,
+    peer: &'a Peer,
     /// 0 or 1.
-    pub(crate) first: u64,
-    pub(crate) stop: &'a AtomicBool,
+    first: u64,
+    stop: &'a AtomicBool,
     /// The last life of the server that has answered.
-    pub(crate) life: &'a AtomicU32,
+    life: &'a AtomicU32,
+}
+
+/// A thread for each of the two peers, which calls it until both are stopped.
+pub(crate) fn call_both<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    runtime: &'env Runtime,
+    peers: &'env [Peer; 2],
+    stop: &'env AtomicBool,
+    lives: &'env [AtomicU32; 2],
+) -> [ScopedJoinHandle<'scope, Vec<Told>>; 2] {
+    [0, 1].map(|at| {
+        let caller = Caller {
+            runtime,
+            peer: &peers[at],
+            first: at as u64,
+            stop,
+            life: &lives[at],
+        };
+        scope.spawn(move || caller.call())
+    })
 }
 
 impl Caller<'_> {
     /// What each message was told, in their order.
-    pub(crate) fn call(&self) -> Vec<Told> {
+    fn call(&self) -> Vec<Told> {
         let mut told = Vec::new();
         let mut waiting: VecDeque<(usize, Waiting)> = VecDeque::new();
         while !self.stop.load(Relaxed) {
