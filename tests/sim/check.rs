@@ -7,7 +7,7 @@ use corelane::{
 };
 
 use crate::{
-    handlers::{Conduct, ORDER_BYTES, Run},
+    handlers::{BATCH_COUNT_MAX, Conduct, ORDER_BYTES, Run},
     ledger::Ledger,
     load::{End, Mode, Sent},
     rude::STRANGER_IDS,
@@ -188,6 +188,22 @@ pub(crate) fn check_counters(
 
 /// A simulated process has up to three shards.
 const FURTHER_SHARDS_MAX: usize = 2;
+/// `gather` and `gather.last`.
+const BATCHES: usize = 2;
+
+/// How many messages a shard of so many may have read at most that something else will answer:
+/// batches, and the other shards.
+pub(crate) fn owed_max(limits: &Limits, shards: usize) -> usize {
+    let batched = BATCHES * BATCH_COUNT_MAX;
+    batched + (shards - 1) * away_max(limits)
+}
+
+/// How many may be away at most at one other shard: on their way there or back, or there.
+fn away_max(limits: &Limits) -> usize {
+    let batched = BATCHES * BATCH_COUNT_MAX;
+    let pool_max = limits.pool_queue + limits.pool_threads;
+    2 * limits.ring_capacity + limits.shard.spawned_max + batched + pool_max
+}
 
 /// What a shard holds is within its limits.
 pub(crate) fn check_depths(depths: &Depths, limits: &Limits, shards: usize) {
@@ -203,7 +219,8 @@ pub(crate) fn check_depths(depths: &Depths, limits: &Limits, shards: usize) {
     // A large one passes alone, and each connection may have one that waits.
     let bytes_max = shard.buffered_bytes_max + (1 + depths.held) * ORDER_BYTES;
     assert!(depths.crossing_bytes <= bytes_max, "{depths:?}");
+    assert!(depths.away <= (shards - 1) * away_max(limits), "{depths:?}");
     if shards == 1 {
-        assert_eq!((depths.held, depths.away), (0, 0), "{depths:?}");
+        assert_eq!(depths.held, 0, "{depths:?}");
     }
 }

@@ -76,6 +76,8 @@ impl Drop for Guard {
 }
 
 pub(crate) const ORDER_BYTES: usize = 20;
+/// So many messages are a batch, if not fewer.
+pub(crate) const BATCH_COUNT_MAX: usize = 4;
 
 impl Order {
     pub(crate) fn encode(&self) -> [u8; ORDER_BYTES] {
@@ -191,7 +193,7 @@ impl Runs {
     fn gather(&self, name: &str) -> Handler {
         let runs = self.clone();
         let batch = Batch {
-            count_max: 4,
+            count_max: BATCH_COUNT_MAX,
             bytes_max: 3 * ORDER_BYTES + 1,
             age_max: Duration::from_micros(700),
         };

@@ -30,6 +30,7 @@ use quanta::Instant;
 use uuid::Uuid;
 
 use crate::{
+    check::owed_max,
     pool::Pool,
     tampered::{Plant, Tampered},
     world::{Limits, World},
@@ -122,8 +123,8 @@ impl Process {
             .iter()
             .map(|at| {
                 let engine = world.network.engine(engine_options(&limits));
-                let mut engine =
-                    Tampered::new(engine, limits.outgoing_messages_max, world.plant.clone());
+                let (most, owed) = (limits.outgoing_messages_max, owed_max(&limits, shards));
+                let mut engine = Tampered::new(engine, most, owed, world.plant.clone());
                 let at = at.parse().expect("is an endpoint");
                 let endpoint = engine.listen(&at).expect("is free");
                 (engine, endpoint.to_string())

@@ -204,19 +204,21 @@ pub(crate) struct Tampered {
     inner: Sim,
     /// Where it listens.
     endpoint: String,
-    /// An outbox holds this many at most: as many as it may, and as many again of which each was
-    /// promised a place while there was one.
-    outbox_max: usize,
+    /// As many messages may be put into an outbox.
+    messages_max: usize,
+    /// So many answers may come at most from elsewhere, for all connections together.
+    owed_max: usize,
     plant: Rc<Plant>,
 }
 
 impl Tampered {
-    pub(crate) fn new(inner: Sim, messages_max: usize, plant: Rc<Plant>) -> Self {
+    pub(crate) fn new(inner: Sim, messages_max: usize, owed_max: usize, plant: Rc<Plant>) -> Self {
         let endpoint = String::new();
         Self {
             inner,
             endpoint,
-            outbox_max: 2 * messages_max,
+            messages_max,
+            owed_max,
             plant,
         }
     }
@@ -276,10 +278,17 @@ impl Engine for Tampered {
     }
 
     fn flush(&mut self, now: Instant) -> usize {
-        let most = self.inner.outbox_most();
+        let (messages_max, owed_max) = (self.messages_max, self.owed_max);
+        // Each answer was promised a place while there was one, or, where messages are read whether
+        // or not there is one, while the shard could take on another message.
+        let [paused, always_read] = [false, true].map(|it| self.inner.outbox_most(it));
+        assert!(paused <= 2 * messages_max, "{paused} messages in an outbox");
+        let most = messages_max + owed_max;
+        assert!(always_read <= most, "{always_read} messages in an outbox");
         let before = self.plant.outbox_most.get();
-        self.plant.outbox_most.set(before.max(most));
-        assert!(most <= self.outbox_max, "{most} messages in an outbox");
+        self.plant
+            .outbox_most
+            .set(before.max(paused).max(always_read));
         self.inner.flush(now)
     }
 

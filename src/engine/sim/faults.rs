@@ -88,9 +88,11 @@ impl Sim {
         self.node
     }
 
-    /// The most messages that wait in one of its outboxes.
-    pub fn outbox_most(&self) -> usize {
-        let outboxes = self.links.iter().map(|(_, link)| link.outbox.messages());
-        outboxes.max().unwrap_or(0)
+    /// The most messages that wait in an outbox of those connections that are always read, or of
+    /// the others, which are read while there is room for answers.
+    pub fn outbox_most(&self, always_read: bool) -> usize {
+        let links = self.links.iter().map(|(_, link)| link);
+        let links = links.filter(|link| link.is_always_read() == always_read);
+        links.map(|link| link.outbox.messages()).max().unwrap_or(0)
     }
 }

@@ -35,10 +35,14 @@ impl Link {
         dues.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Whether nothing is read from it for want of room for answers. What we have dialed brings
-    /// answers, and those need none.
+    /// Whether nothing is read from it for want of room for answers.
     pub(super) fn is_congested(&self) -> bool {
-        self.dials.is_none() && !self.outbox.brings_answers() && self.outbox.is_blocked()
+        !self.is_always_read() && self.outbox.is_blocked()
+    }
+
+    /// What we have dialed brings answers, and those need no room; so does what is called by.
+    pub(super) fn is_always_read(&self) -> bool {
+        self.dials.is_some() || self.outbox.brings_answers()
     }
 
     /// When something happens to it by itself.
