@@ -1,9 +1,11 @@
 //! What it costs to have many shards: a hop beside two bare rings, and messages a second on one,
-//! two and more shards with none, half and all of them crossing.
+//! two and more shards with none, half and all of them crossing, beside what bare sockets make of as
+//! many CPUs.
 //!
 //! `cargo bench --bench mesh -- --quick` takes some ten seconds, without `--quick` a minute or two.
 //! All variants run in each round, one after the other, and ratios are those of one round.
 
+mod raw;
 mod report;
 mod rings;
 mod shards;
@@ -128,30 +130,46 @@ fn measure_shards(args: &Args, cpus: &[usize], span: Duration) -> Result<Vec<Row
         "\nrequests of 64 bytes, shards that serve themselves over tcp, {} under way each",
         shards::DEPTH
     );
+    let mut bare = vec![Vec::new(); counts.len()];
     let mut rates = vec![Vec::new(); runs.len()];
     let mut woken = Vec::new();
+    // CPUs differ, by who else uses them: each is the first in its round.
+    let mut cpus = cpus.to_vec();
     for _ in 0..args.rounds {
+        for (&threads, bare) in counts.iter().zip(&mut bare) {
+            bare.push(raw::measure(threads, &cpus, span)?);
+        }
         for (run, rates) in runs.iter().zip(&mut rates) {
-            let measured = run.measure(cpus, span)?;
+            let measured = run.measure(&cpus, span)?;
             rates.push(measured.figure(run));
             if run.is_parking {
                 woken.push(measured.woken_per_message());
             }
         }
+        cpus.rotate_left(1);
     }
-    let one: Vec<f64> = rates[0].clone();
-    let mut rows: Vec<Row> = Vec::new();
-    for (run, rates) in runs.iter().zip(rates) {
-        let shares_cpus = run.shards > cpus.len();
-        let mut row = Row::new(&run.name(), rates);
-        if run.is_busy() && run.shards > 1 {
-            let linear: Vec<f64> = one.iter().map(|rate| rate * run.shards as f64).collect();
+    let row = |name: &str, count: usize, rates: Vec<f64>, one: &[f64]| {
+        let mut row = Row::new(name, rates);
+        if count > 1 {
+            let linear: Vec<f64> = one.iter().map(|rate| rate * count as f64).collect();
             row = row.over(&linear);
         }
-        if shares_cpus {
-            row = row.marked("FEWER CPUS THAN SHARDS");
+        match count > cpus.len() {
+            true => row.marked("FEWER CPUS THAN THREADS"),
+            false => row,
         }
-        rows.push(row);
+    };
+    let (one_bare, one) = (bare[0].clone(), rates[0].clone());
+    let mut rows: Vec<Row> = Vec::new();
+    for (&threads, bare) in counts.iter().zip(bare) {
+        let name = format!("{threads} threads, bare sockets, million/s");
+        rows.push(row(&name, threads, bare, &one_bare));
+    }
+    for (run, rates) in runs.iter().zip(rates) {
+        rows.push(match run.is_busy() {
+            true => row(&run.name(), run.shards, rates, &one),
+            false => Row::new(&run.name(), rates),
+        });
     }
     rows.push(Row::new("shards woken per message meanwhile", woken));
     report::print(&rows);

@@ -63,12 +63,12 @@ impl Rings {
     }
 }
 
-fn pin(cpu: usize) {
+pub(crate) fn pin(cpu: usize) {
     core_affinity::set_for_current(CoreId { id: cpu });
 }
 
 /// Runs until the time is over, and returns how many and how long.
-fn until_over(span: Duration, mut some: impl FnMut() -> u64) -> (u64, Duration) {
+pub(crate) fn until_over(span: Duration, mut some: impl FnMut() -> u64) -> (u64, Duration) {
     let began = Instant::now();
     let mut count = 0;
     loop {
@@ -84,7 +84,7 @@ fn ns_each((count, took): (u64, Duration)) -> f64 {
     took.as_nanos() as f64 / count as f64
 }
 
-fn million_per_s((count, took): (u64, Duration)) -> f64 {
+pub(crate) fn million_per_s((count, took): (u64, Duration)) -> f64 {
     count as f64 / took.as_secs_f64() / 1e6
 }
 
