@@ -107,7 +107,7 @@ pub struct Runtime {
     dumper: Option<Dumper>,
     operator: Arc<Operator>,
     /// Ended after the shards, which count what it has not finished.
-    _pool: Option<pool::Pool>,
+    _pool: Option<Arc<Mutex<pool::Pool>>>,
     /// Likewise.
     _operators_thread: pool::Pool,
     /// Outlives the shards' sockets: ending it waits for what they have not yet written.

@@ -121,6 +121,7 @@ macro_rules! suite {
                 changing:
                     handlers_come_and_go_on_every_shard
                     what_cannot_be_served_is_served_nowhere
+                    the_first_blocking_handler_may_come_later
                     what_was_accepted_before_a_removal_is_handled
                     connected_peers_learn_what_is_served
                     only_who_asks_for_it_is_told_of_changes

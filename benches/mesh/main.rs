@@ -1,6 +1,6 @@
 //! What it costs to have many shards: a hop beside two bare rings, and messages a second on one,
-//! two and more shards with none, half and all of them crossing, beside what bare sockets make of as
-//! many CPUs.
+//! two and more shards with none, half and all of them crossing, beside what bare sockets make of
+//! as many CPUs.
 //!
 //! `cargo bench --bench mesh -- --quick` takes some ten seconds, without `--quick` a minute or two.
 //! All variants run in each round, one after the other, and ratios are those of one round.

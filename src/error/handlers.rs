@@ -9,14 +9,22 @@ pub enum RegisterError {
     /// It cannot be served beside those that there are.
     #[error(transparent)]
     Refused(#[from] RegistryError),
-    /// It is a blocking one, and the runtime has no threads for those.
+    /// It is a blocking one, and the configuration forbids threads for those.
     #[error(
-        "blocking handler {name:?}: the runtime has no pool of threads, which it has if there is a \
-         blocking handler as it starts; register one by the builder"
+        "blocking handler {name:?}: blocking.threads is 0; give it threads, or make it spawned"
     )]
-    NoPool {
+    NoThreads {
         /// Its name.
         name: String,
+    },
+    /// It is the first blocking one, and not all threads for those could be started. Those that
+    /// were are kept, for when it is tried again.
+    #[error("blocking handler {name:?}: {text}")]
+    Threads {
+        /// Its name.
+        name: String,
+        /// What has failed, and what to do.
+        text: String,
     },
     /// Its factory panicked, on the first of the shards that said so.
     #[error("handler {name:?}: its factory panicked on shard {shard}: {text}")]

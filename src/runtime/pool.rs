@@ -1,7 +1,7 @@
 //! The threads of blocking handlers, and the one of the built-in handlers.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -30,7 +30,17 @@ pub(super) struct Pool {
     jobs: Option<Sender<BlockingJob>>,
     queue: Receiver<BlockingJob>,
     under_way_max: usize,
+    crew: Crew,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// How the threads are made.
+struct Crew {
+    name: &'static str,
+    threads: usize,
+    shedding: Option<Shedding>,
+    plan: Plan,
+    clock: Clock,
 }
 
 impl Pool {
@@ -45,52 +55,76 @@ impl Pool {
         }
     }
 
-    /// Starts the threads, if any handler is for them. If one cannot be started, those before it
-    /// end.
+    /// Makes the queue, and starts the threads if any handler is for them. If one cannot be
+    /// started, those before it end. `None` if the configuration forbids them.
     pub(super) fn start(
         handlers: &[Handler],
         settings: &Settings,
         plan: &Plan,
         clock: &Clock,
     ) -> Result<Option<Self>, StartError> {
-        if !handlers.iter().any(Handler::is_blocking) {
-            return Ok(None);
-        }
         let Blocking {
             threads,
             queue_capacity,
             ..
         } = settings.blocking();
-        let sizes = (threads, queue_capacity);
-        let shedding = shedding(settings.limits());
-        Self::start_threads("corelane-blocking", sizes, shedding, plan, clock).map(Some)
+        if threads == 0 {
+            return Ok(None);
+        }
+        let crew = Crew {
+            name: "corelane-blocking",
+            threads,
+            shedding: shedding(settings.limits()),
+            plan: plan.clone(),
+            clock: clock.clone(),
+        };
+        let mut pool = Self::new(crew, queue_capacity);
+        if handlers.iter().any(Handler::is_blocking) {
+            pool.start_threads()?;
+        }
+        Ok(Some(pool))
     }
 
     /// Starts the one thread of the built-in handlers that wait for shards or files.
     pub(super) fn start_operator(plan: &Plan, clock: &Clock) -> Result<Self, StartError> {
-        Self::start_threads("corelane-operator", (1, QUESTIONS_MAX), None, plan, clock)
+        let crew = Crew {
+            name: "corelane-operator",
+            threads: 1,
+            shedding: None,
+            plan: plan.clone(),
+            clock: clock.clone(),
+        };
+        let mut pool = Self::new(crew, QUESTIONS_MAX);
+        pool.start_threads()?;
+        Ok(pool)
     }
 
-    fn start_threads(
-        name: &str,
-        (threads, queue_capacity): (usize, usize),
-        shedding: Option<Shedding>,
-        plan: &Plan,
-        clock: &Clock,
-    ) -> Result<Self, StartError> {
+    fn new(crew: Crew, queue_capacity: usize) -> Self {
         let (jobs, queue) = crossbeam_channel::bounded(queue_capacity);
-        let mut pool = Self {
+        Self {
             jobs: Some(jobs),
             queue,
-            under_way_max: queue_capacity + threads,
+            under_way_max: queue_capacity + crew.threads,
+            crew,
             threads: Vec::new(),
-        };
-        for _ in 0..threads {
-            let (queue, clock) = (pool.queue.clone(), clock.clone());
-            let work = move || work(&queue, &clock, BlockingWorker::new(shedding));
-            pool.threads.push(spawn_helper(name, plan, work)?);
         }
-        Ok(pool)
+    }
+
+    /// Starts the threads that do not run yet, as far as that can be done.
+    pub(super) fn start_threads(&mut self) -> Result<(), StartError> {
+        let crew = &self.crew;
+        while self.threads.len() < crew.threads {
+            let (queue, clock) = (self.queue.clone(), crew.clock.clone());
+            let shedding = crew.shedding;
+            let work = move || work(&queue, &clock, BlockingWorker::new(shedding));
+            let thread = spawn_helper(crew.name, &crew.plan, work)?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    pub(super) fn lock(pool: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The way to it for the shard that hears this doorbell.

@@ -3,13 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use super::{collector::Collector, listening::entries, operator::listing};
+use super::{collector::Collector, listening::entries, operator::listing, pool::Pool};
 use crate::{
     client::Client,
     error::{RegisterError, RemoveError},
@@ -38,7 +38,8 @@ pub(super) struct Parts {
     pub(super) hello: Arc<Hello>,
     pub(super) collector: Arc<Mutex<Collector>>,
     pub(super) client: Client,
-    pub(super) has_pool: bool,
+    /// `None` if there may be no blocking handler.
+    pub(super) pool: Option<Weak<Mutex<Pool>>>,
 }
 
 struct Roster {
@@ -48,7 +49,8 @@ struct Roster {
     collector: Arc<Mutex<Collector>>,
     /// Whose hub is told.
     client: Client,
-    has_pool: bool,
+    /// The runtime's: who registers a handler holds it no longer than that takes.
+    pool: Option<Weak<Mutex<Pool>>>,
     is_stopping: AtomicBool,
 }
 
@@ -92,7 +94,7 @@ impl Handlers {
             shards: parts.shards,
             collector: parts.collector,
             client: parts.client,
-            has_pool: parts.has_pool,
+            pool: parts.pool,
             is_stopping: AtomicBool::new(false),
         }))
     }
@@ -164,13 +166,13 @@ impl Roster {
         }
         let all: Vec<Handler> = state.served().cloned().chain([handler.clone()]).collect();
         Registry::check(&all, self.shards.len())?;
-        if handler.is_blocking() && !self.has_pool {
-            return Err(RegisterError::NoPool { name });
-        }
         let index = state.index_for(&name);
         if index >= state.places_max {
             let names_max = state.places_max;
             return Err(RegisterError::TooMany { name, names_max });
+        }
+        if handler.is_blocking() {
+            self.start_pool(&name)?;
         }
         let prepare = || Change::Prepare {
             handler: handler.clone(),
@@ -202,6 +204,22 @@ impl Roster {
         let event = Event::HandlerRegistered { name };
         self.client.hub().publish(event);
         Ok(())
+    }
+
+    /// The first blocking handler of a runtime brings the threads.
+    fn start_pool(&self, name: &str) -> Result<(), RegisterError> {
+        let name = name.to_owned();
+        let Some(pool) = &self.pool else {
+            return Err(RegisterError::NoThreads { name });
+        };
+        let Some(pool) = pool.upgrade() else {
+            return Err(RegisterError::Stopping);
+        };
+        let started = Pool::lock(&pool).start_threads();
+        started.map_err(|error| RegisterError::Threads {
+            name,
+            text: error.to_string(),
+        })
     }
 
     fn remove(&self, state: &mut State, name: &str) -> Result<(), RemoveError> {

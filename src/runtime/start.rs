@@ -104,6 +104,7 @@ pub(super) fn start(
     let clock = Clock::new();
     let engine = EngineContext::new(&settings, &plan)?;
     let pool = Pool::start(&handlers, &settings, &plan, &clock)?;
+    let pool = pool.map(|pool| Arc::new(Mutex::new(pool)));
     let operators_thread = Pool::start_operator(&plan, &clock)?;
     let instance = Uuid::new_v4();
     let operator = Arc::new(Operator::new(instance, &clock, &settings, orders));
@@ -146,7 +147,9 @@ pub(super) fn start(
             submissions: inboxes.submissions,
             commands: inboxes.commands,
             jobs: BlockingPorts {
-                pool: pool.as_ref().map(|pool| pool.port(&inboxes.doorbell)),
+                pool: pool
+                    .as_ref()
+                    .map(|pool| Pool::lock(pool).port(&inboxes.doorbell)),
                 operator: Some(operators_thread.port(&inboxes.doorbell)),
             },
             doorbell: inboxes.doorbell,
@@ -200,7 +203,7 @@ pub(super) fn start(
         hello,
         collector: collector.clone(),
         client: client.clone(),
-        has_pool: pool.is_some(),
+        pool: pool.as_ref().map(Arc::downgrade),
     });
     let mut runtime = Runtime {
         instance,

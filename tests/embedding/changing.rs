@@ -129,7 +129,10 @@ pub(crate) fn handlers_come_and_go_on_every_shard(setup: &Setup) {
 }
 
 pub(crate) fn what_cannot_be_served_is_served_nowhere(setup: &Setup) {
-    let service = setup.serve_oversubscribed(2, vec![echo(), counting("8yn0iYCKYHlIj4-BwPqk", 0)]);
+    let config = setup.config(setup.serving, 2, |_| {});
+    let config = config.with_oversubscribe(true);
+    let config = config.with_blocking(|it| it.threads = 0);
+    let service = setup.serve_as(vec![echo(), counting("8yn0iYCKYHlIj4-BwPqk", 0)], config);
     let runtime = &service.runtime;
     let caller = setup.caller();
     let peer = service.connect(&caller);
@@ -154,9 +157,9 @@ pub(crate) fn what_cannot_be_served_is_served_nowhere(setup: &Setup) {
         nowhere,
         RegistryError::NoSuchShard { shard: 2, .. }
     ));
-    let no_pool = runtime.register(blocking("block", |(): (), _| Ok(())));
+    let no_threads = runtime.register(blocking("block", |(): (), _| Ok(())));
     let name = "block".to_owned();
-    assert_eq!(no_pool, Err(RegisterError::NoPool { name }));
+    assert_eq!(no_threads, Err(RegisterError::NoThreads { name }));
 
     // The other shard has made its state by then, and drops it.
     let state = Arc::new(());
@@ -201,6 +204,25 @@ pub(crate) fn what_cannot_be_served_is_served_nowhere(setup: &Setup) {
         Err(RegisterError::Stopping)
     );
     assert_eq!(handlers.remove("echo"), Err(RemoveError::Stopping));
+}
+
+/// A runtime that was started without one has no thread for it until then.
+pub(crate) fn the_first_blocking_handler_may_come_later(setup: &Setup) {
+    let service = setup.serve_oversubscribed(2, vec![echo()]);
+    let caller = setup.caller();
+    let peer = service.connect(&caller);
+    for name in ["first", "second"] {
+        let handler = blocking(name, |(): (), _| {
+            let thread = std::thread::current();
+            Ok(thread.name().map(str::to_owned))
+        });
+        service.runtime.register(handler.on_shard(1)).unwrap();
+        let message = caller.client().message(name).json(&()).unwrap();
+        let thread: Option<String> = message.to(&peer).request().wait().unwrap();
+        assert_eq!(thread.as_deref(), Some("corelane-blocking"));
+    }
+    let totals = service.runtime.drain();
+    assert_eq!((totals.handled, totals.nacked, totals.lost), (2, 0, 0));
 }
 
 /// Tasks that run and that wait for their turn, a batch, and a thread of the pool.
