@@ -21,13 +21,19 @@ pub(crate) fn check_runs(sent: &[Sent], runs: &[Run], ledger: &Ledger) {
     let mut ran: HashMap<u32, u32> = HashMap::new();
     // A connection that one end has given up may still bring the other what was under way.
     let mut last_of_lane: HashMap<_, u32> = HashMap::new();
-    for Run { order, .. } in runs {
+    for Run { order, beside, .. } in runs {
+        let cable = ledger.cable_of(order.id);
+        for &other in beside {
+            assert_ne!(
+                ledger.cable_of(other),
+                cable,
+                "{order:?} ran beside {other}"
+            );
+        }
         let count = ran.entry(order.id).or_default();
         *count += 1;
         assert_eq!(*count, 1, "{order:?} ran twice");
-        if let Some(last) =
-            last_of_lane.insert((order.lane, ledger.cable_of(order.id)), order.sequence)
-        {
+        if let Some(last) = last_of_lane.insert((order.lane, cable), order.sequence) {
             assert!(
                 order.sequence > last,
                 "{order:?} started after {last} of its lane"
@@ -71,7 +77,7 @@ pub(crate) fn check_passages(
     ledger: &Ledger,
     process_of: impl Fn(usize) -> usize,
 ) {
-    for Run { order, process } in runs {
+    for Run { order, process, .. } in runs {
         let arrived = ledger.arrived_at(order.id).map(&process_of);
         assert_eq!(
             arrived,

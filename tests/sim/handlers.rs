@@ -38,11 +38,13 @@ pub(crate) enum Conduct {
 }
 
 /// A handler that ran.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) order: Order,
     /// In which process.
     pub(crate) process: usize,
+    /// Those of its lane that had not ended, if its handler takes one at a time.
+    pub(crate) beside: Vec<u32>,
 }
 
 /// The handlers that ran, in the order in which they started, as one process's handlers know them.
@@ -51,13 +53,16 @@ pub(crate) struct Runs {
     process: usize,
     started: Arc<Mutex<Vec<Run>>>,
     time: Arc<Mock>,
-    /// Futures of this process's `sleep` that were dropped before their end.
+    /// Those of `line` that have not ended.
+    in_line: Arc<Mutex<Vec<Order>>>,
+    /// Futures of this process's `sleep` and `line` that were dropped before their end.
     stopped: Arc<AtomicU64>,
 }
 
 /// Counts as it is dropped, unless its handler came to its end.
 struct Guard {
-    stopped: Arc<AtomicU64>,
+    runs: Runs,
+    id: u32,
     has_ended: bool,
 }
 
@@ -70,8 +75,10 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.stopped.fetch_add(1, Relaxed);
+            self.runs.stopped.fetch_add(1, Relaxed);
         }
+        let mut in_line = self.runs.in_line.lock().unwrap();
+        in_line.retain(|order| order.id != self.id);
     }
 }
 
@@ -121,10 +128,11 @@ impl Conduct {
 
 impl Runs {
     pub(crate) fn new(time: Arc<Mock>) -> Self {
-        let (started, stopped) = Default::default();
+        let (started, stopped, in_line) = Default::default();
         Self {
             process: 0,
             started,
+            in_line,
             time,
             stopped,
         }
@@ -139,15 +147,18 @@ impl Runs {
         }
     }
 
-    /// `run` and `spin` are inline, `sleep` is spawned, `block` is blocking, `gather` is batched;
-    /// all do as their [`Order`] says. Those with `.last` run on the last shard, those with `.key`
-    /// by route key.
+    /// `run` and `spin` are inline, `sleep` is spawned, `line` is that and ordered, `block` is
+    /// blocking, `gather` is batched; all do as their [`Order`] says. Those with `.last` run on the
+    /// last shard, those with `.key` by route key.
     pub(crate) fn handlers(&self) -> Vec<Handler> {
         vec![
             self.block("block"),
             self.block("block.last").on_last_shard(),
             self.gather("gather"),
             self.gather("gather.last").on_last_shard(),
+            self.line("line").ordered_per_peer(3),
+            self.line("line.last").ordered_per_peer(3).on_last_shard(),
+            self.line("line.key").ordered_per_peer(1).by_route_key(),
             self.run("run"),
             self.run("run.last").on_last_shard(),
             self.run("run.key").by_route_key(),
@@ -207,19 +218,32 @@ impl Runs {
     }
 
     fn sleep(&self, name: &str) -> Handler {
+        self.sleep_after(name, Self::enter)
+    }
+
+    fn line(&self, name: &str) -> Handler {
+        self.sleep_after(name, Self::enter_line)
+    }
+
+    fn sleep_after(&self, name: &str, enter: fn(&Self, &[u8]) -> Order) -> Handler {
         let runs = self.clone();
         spawned_raw(name, move |payload: Bytes, cx| {
-            let order = runs.enter(&payload);
-            let guard = Guard {
-                stopped: runs.stopped.clone(),
-                has_ended: false,
-            };
+            let order = enter(&runs, &payload);
+            let guard = runs.guard(order.id);
             async move {
                 cx.sleep(Duration::from_micros(order.takes_us.into())).await;
                 guard.end();
                 order.conduct.follow().map(|()| payload)
             }
         })
+    }
+
+    fn guard(&self, id: u32) -> Guard {
+        Guard {
+            runs: self.clone(),
+            id,
+            has_ended: false,
+        }
     }
 
     pub(crate) fn take(&self) -> Vec<Run> {
@@ -232,12 +256,30 @@ impl Runs {
     }
 
     pub(crate) fn enter(&self, payload: &[u8]) -> Order {
+        self.enter_beside(payload, Vec::new())
+    }
+
+    /// Looks who else of its lane has entered so, and has not ended.
+    fn enter_line(&self, payload: &[u8]) -> Order {
+        let lane = Order::decode(payload).lane;
+        let mut in_line = self.in_line.lock().unwrap();
+        let others = in_line.iter().filter(|order| order.lane == lane);
+        let order = self.enter_beside(payload, others.map(|order| order.id).collect());
+        in_line.push(order);
+        order
+    }
+
+    fn enter_beside(&self, payload: &[u8], beside: Vec<u32>) -> Order {
         let order = Order::decode(payload);
         let process = self.process;
         if crate::is_replay() {
             println!("  {} runs in {process}", order.id);
         }
-        self.started.lock().unwrap().push(Run { order, process });
+        self.started.lock().unwrap().push(Run {
+            order,
+            process,
+            beside,
+        });
         order
     }
 }

@@ -33,6 +33,8 @@ const LONG: Duration = Duration::from_millis(300);
 const POOL_LANES: u32 = 1 << 31;
 /// Set in the lanes of messages for batched ones.
 pub(crate) const BATCH_LANES: u32 = 1 << 30;
+/// Set in the lanes of messages for ordered ones.
+const LINE_LANES: u32 = 1 << 28;
 
 pub(crate) struct Scenario {
     pub(crate) random: Rng,
@@ -66,7 +68,7 @@ pub(crate) struct Connected {
 /// Where a message may run: where it arrives, on the last shard, where one of two route keys lives.
 const PLACES: usize = 4;
 /// The handlers' names, and where they run.
-const HANDLERS: [(&str, usize); 18] = [
+const HANDLERS: [(&str, usize); 22] = [
     ("run", 0),
     ("run", 0),
     ("spin", 0),
@@ -79,6 +81,10 @@ const HANDLERS: [(&str, usize); 18] = [
     ("gather", 0),
     ("gather", 0),
     ("gather.last", 1),
+    ("line", 0),
+    ("line", 0),
+    ("line.last", 1),
+    ("line.key", 3),
     ("nobody", 0),
     ("run.last", 1),
     ("sleep.last", 1),
@@ -227,7 +233,7 @@ impl Scenario {
         *sequence += 1;
         let order = Order {
             id: self.next_id,
-            // What waits for the pool or a batch may be overtaken by what does not.
+            // What waits for the pool, a batch or its turn may be overtaken by what does not.
             lane: *lane | lanes_of(handler),
             sequence: *sequence,
             conduct: random
@@ -402,6 +408,7 @@ fn lanes_of(handler: &str) -> u32 {
     match handler {
         _ if handler.starts_with("block") => POOL_LANES,
         _ if handler.starts_with("gather") => BATCH_LANES,
+        _ if handler.starts_with("line") => LINE_LANES,
         _ => 0,
     }
 }
