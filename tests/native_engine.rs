@@ -19,5 +19,7 @@ mod memory;
 mod plain;
 #[path = "native_engine/pressure.rs"]
 mod pressure;
+#[path = "native_engine/users.rs"]
+mod users;
 #[path = "native_engine/world.rs"]
 mod world;

@@ -25,6 +25,17 @@ pub enum Lost {
     /// `limits.heartbeat_timeout_ms`.
     #[error("silent for limits.heartbeat_timeout_ms")]
     Silent,
+    /// Over ipc another user's process is at the other end, and not root's.
+    #[error(
+        "uid {uid} is at the other end of this ipc connection, and this process runs as uid {own}: \
+         run both as one user, or let them connect by tcp"
+    )]
+    OtherUser {
+        /// Whose process is there.
+        uid: u32,
+        /// Whose this one is.
+        own: u32,
+    },
     /// Its messages could not be read: it was left, to be dialed again.
     #[error("its messages cannot be read")]
     Unreadable,

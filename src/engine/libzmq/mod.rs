@@ -14,6 +14,11 @@
 //! ending those accepted before, learn that an accepted peer has gone before a send to it fails,
 //! jitter reconnects fully, bound handshake metadata or the number of connections in their
 //! handshake.
+//!
+//! Nor does it tell in time whose process is at the other end of an ipc connection: it has no
+//! filter by user as it is built here, and a monitor names a descriptor that may be closed, and
+//! another's, by the time we read of it. The modes of the socket and its directory keep others from
+//! connecting to us; nothing keeps us from connecting to a socket of another user's.
 
 mod accepted;
 mod descriptor;

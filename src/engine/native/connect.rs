@@ -8,8 +8,9 @@ use super::{
     link::{Link, Phase},
     listen::Accepted,
     socket::{self, Address},
+    user,
 };
-use crate::engine::ConnectionId;
+use crate::{engine::ConnectionId, error::Lost};
 
 /// Connections accepted in one look.
 const ACCEPTS_MAX: usize = 32;
@@ -23,7 +24,7 @@ impl Native {
             let Some(listener) = self.listeners.get_mut(number) else {
                 break;
             };
-            match listener.accept(self.now) {
+            match listener.accept(self.now, self.io.uid_of) {
                 Accepted::Socket(socket) => {
                     self.io.greeting += 1;
                     let link = Link::accepted(socket, self.now, &self.io.options);
@@ -96,15 +97,25 @@ impl Native {
         let Some(socket) = link.socket.take() else {
             return;
         };
-        match socket_error(&socket) {
-            Ok(Ok(())) => {
+        let is_ipc = link.dial.as_ref().is_some_and(Dial::is_ipc);
+        let outcome = match socket_error(&socket) {
+            // Before anything is said to it.
+            Ok(Ok(())) if is_ipc => user::check(&socket, self.io.uid_of),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(errno)) | Err(errno) => Err(Lost::Broken(errno.to_string())),
+        };
+        match outcome {
+            Ok(()) => {
                 socket::tune(&socket);
                 link.greet(socket, self.now, &self.io.options);
                 self.begin(id);
             }
-            Ok(Err(errno)) | Err(errno) => {
+            Err(why) => {
                 link.socket = Some(socket);
-                self.dial_again(id, &errno.to_string());
+                if let (Lost::OtherUser { .. }, Some(dial)) = (&why, &link.dial) {
+                    tracing::warn!(endpoint = %dial.endpoint, "left an ipc connection: {why}");
+                }
+                self.dial_again(id, &why.to_string());
             }
         }
     }

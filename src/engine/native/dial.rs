@@ -25,6 +25,10 @@ impl Dial {
         }
     }
 
+    pub(super) fn is_ipc(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Ipc { .. })
+    }
+
     /// It stood: the next failure is a first one.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;

@@ -5,13 +5,13 @@ use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 use quanta::Instant;
 use rustix::{
     io::Errno,
-    net::{SocketFlags, accept_with, sockopt},
-    process::geteuid,
+    net::{SocketFlags, accept_with},
 };
 
 use super::{
     poller::{Interest, Poller, Token},
     socket::{self, Address},
+    user::{self, UidOf},
 };
 use crate::{
     config::{Endpoint, Host},
@@ -72,17 +72,21 @@ impl Listener {
     }
 
     /// Accepts one connection, if there is one.
-    pub(super) fn accept(&mut self, now: Instant) -> Accepted {
+    pub(super) fn accept(&mut self, now: Instant, uid_of: UidOf) -> Accepted {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         loop {
             match accept_with(&self.socket, flags) {
-                Ok(socket) if !self.is_tcp && !is_own(&socket) => return Accepted::Refused,
-                Ok(socket) => {
-                    if self.is_tcp {
-                        socket::tune(&socket);
-                    }
+                Ok(socket) if self.is_tcp => {
+                    socket::tune(&socket);
                     return Accepted::Socket(socket);
                 }
+                Ok(socket) => match user::check(&socket, uid_of) {
+                    Ok(()) => return Accepted::Socket(socket),
+                    Err(why) => {
+                        tracing::warn!("refused an ipc connection: {why}");
+                        return Accepted::Refused;
+                    }
+                },
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Accepted::None,
                 Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
@@ -124,19 +128,6 @@ impl Listener {
             }
         }
     }
-}
-
-/// Whether a Unix socket's peer is the same user, or root, who may do anything anyway.
-fn is_own(socket: &OwnedFd) -> bool {
-    let Ok(peer) = sockopt::socket_peercred(socket) else {
-        return false;
-    };
-    let is_own = peer.uid == geteuid() || peer.uid.is_root();
-    if !is_own {
-        let uid = peer.uid.as_raw();
-        tracing::warn!(uid, "refused an ipc connection of another user");
-    }
-    is_own
 }
 
 fn bound_endpoint(at: &Endpoint, socket: &OwnedFd) -> Endpoint {

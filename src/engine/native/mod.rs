@@ -30,6 +30,7 @@ mod read;
 mod resolve;
 mod socket;
 mod upkeep;
+mod user;
 mod write;
 
 use std::{
@@ -52,6 +53,7 @@ use self::{
     listen::Listener,
     poller::{Interest, Poller, Ready, Token},
     resolve::Mailbox,
+    user::UidOf,
 };
 use super::{ConnectionId, Engine, EngineOptions, Event, Outgoing, Slots};
 use crate::{
@@ -116,6 +118,7 @@ struct Io {
     poller: Poller,
     buffers: Buffers,
     options: EngineOptions,
+    uid_of: UidOf,
     /// Accepted connections in their handshake.
     greeting: usize,
     /// The most messages that stood in one outbox as it was written.
@@ -158,6 +161,7 @@ impl Native {
                 poller,
                 buffers: Buffers::new(options.buffered_bytes_max),
                 options,
+                uid_of: user::uid_of,
                 greeting: 0,
                 outgoing_most: 0,
                 woke_at: now,
