@@ -29,6 +29,8 @@ mod handlers;
 mod ledger;
 #[path = "sim/load.rs"]
 mod load;
+#[path = "sim/nearby.rs"]
+mod nearby;
 #[path = "sim/ordered.rs"]
 mod ordered;
 #[path = "sim/overload.rs"]

@@ -4,6 +4,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use corelane::{
     client::{self, Client, ClientOptions, LocalClient, ShardPort},
+    engine::Pauses,
     handler::{Handler, HandlerError, Registry, ShardInfo, inline, inline_raw},
     route::{self, Doorbell, Mesh, inbox},
     shard::{BlockingPorts, Parcel, Parts, Shard, ShardOptions},
@@ -218,6 +219,10 @@ const SHARD_OPTIONS: ShardOptions = ShardOptions {
     outgoing_bytes_max: 4 << 20,
     buffered_bytes_max: 256 << 20,
     inbox_capacity: 64,
+    reconnect: Pauses {
+        first: Duration::from_millis(100),
+        longest: Duration::from_secs(5),
+    },
     inline_budget: Duration::from_millis(1),
     has_histograms: true,
     shedding: None,

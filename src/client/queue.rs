@@ -58,6 +58,10 @@ pub(super) struct Queue {
     pub(super) endpoint: Option<Endpoint>,
     /// By which way it is reached instead, on this host.
     pub(super) moved_to: Option<Endpoint>,
+    /// Since when, or until that was lost.
+    pub(super) moved_at: Option<Instant>,
+    /// How often that way was lost, each time soon after it was found.
+    pub(super) losses: u32,
     /// If it may be: not the process of this instance, where that was lost.
     pub(super) may_move: bool,
     pub(super) stays: Option<Uuid>,
@@ -120,6 +124,8 @@ impl Queue {
             shared: connect.shared.clone(),
             endpoint,
             moved_to: None,
+            moved_at: None,
+            losses: 0,
             may_move: connect.prefers_ipc && !connect.is_routed,
             stays: None,
             instance,

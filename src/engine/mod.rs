@@ -17,6 +17,7 @@ use rustix::{
     time::Timespec,
 };
 
+pub use self::pauses::Pauses;
 use crate::{
     config::Endpoint,
     error::{EngineError, Lost},
@@ -25,6 +26,7 @@ use crate::{
 
 pub mod libzmq;
 pub mod native;
+mod pauses;
 pub mod sim;
 mod socket_file;
 
@@ -140,6 +142,16 @@ pub struct EngineOptions {
     pub hwm: i32,
     /// How long closing may wait for what is not yet written.
     pub linger: Duration,
+}
+
+impl EngineOptions {
+    /// Before a reconnect.
+    pub fn pauses(&self) -> Pauses {
+        Pauses {
+            first: self.reconnect_min,
+            longest: self.reconnect_max,
+        }
+    }
 }
 
 /// One connection of one shard's engine. A number that is never used for another connection while

@@ -24,7 +24,7 @@ use crate::{
     client::{Client, ClientOptions, Connect, ShardPort, Submission},
     config::{self, Config, Endpoint, Idle, Limits, Settings},
     engine::{
-        Engine, EngineOptions,
+        Engine, EngineOptions, Pauses,
         libzmq::{Context, Libzmq},
         native::{Native, Resolver},
     },
@@ -291,6 +291,10 @@ fn shard_options(settings: &Settings) -> ShardOptions {
         outgoing_bytes_max: limits.outgoing_bytes_max,
         buffered_bytes_max: limits.buffered_bytes_max,
         inbox_capacity: limits.inbox_capacity,
+        reconnect: Pauses {
+            first: limits.reconnect_min,
+            longest: limits.reconnect_max,
+        },
         inline_budget: limits.inline_budget,
         has_histograms: true,
         shedding: shedding(limits),

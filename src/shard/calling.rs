@@ -313,8 +313,12 @@ impl Core {
                 self.part_from_dialed(id, Departure::Lost(why.clone()));
                 self.nearby.forget(id);
                 let instance = self.peers.instance_of(id);
-                if self.side.caller.borrow_mut().lose_way(id, instance) {
-                    self.nearby.lose(id);
+                let pauses = self.options.reconnect;
+                let mut caller = self.side.caller.borrow_mut();
+                let losses = caller.lose_way(now, id, instance, pauses.longest);
+                drop(caller);
+                if let Some(losses) = losses {
+                    self.nearby.lose(now, id, losses, &pauses);
                 }
                 self.expect_link(now, id);
             }

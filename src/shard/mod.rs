@@ -50,7 +50,7 @@ pub use self::{
 };
 use crate::{
     client::{CallerLimits, CallingSide, Client, Connect, LocalClient, Submission},
-    engine::{ConnectionId, Engine},
+    engine::{ConnectionId, Engine, Pauses},
     handler::{Registry, ShardInfo, TaskContext, Timers},
     metrics::Recorder,
     peers::{PeerId, PeerTable},
@@ -81,6 +81,8 @@ pub struct ShardOptions {
     pub buffered_bytes_max: usize,
     /// Connections that this shard's own tasks have asked for, and submissions taken when it stops.
     pub inbox_capacity: usize,
+    /// Before a process is dialed again that was lost soon after it was reached by ipc.
+    pub reconnect: Pauses,
     /// How long an inline handler may run before it is counted and named.
     pub inline_budget: Duration,
     /// Whether it keeps histograms of its handlers and calls, or counts only.
@@ -265,7 +267,7 @@ impl<E: Engine> Shard<E> {
             expected: Vec::new(),
             introduced: FxHashMap::default(),
             callers: Callers::default(),
-            nearby: Nearby::default(),
+            nearby: Nearby::new(hello),
             host: hello.host.clone(),
             news,
             strikes: FxHashMap::default(),

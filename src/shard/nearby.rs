@@ -17,7 +17,7 @@ use quanta::Instant;
 use super::{Core, Shard};
 use crate::{
     config::Endpoint,
-    engine::{ConnectionId, Engine},
+    engine::{ConnectionId, Engine, Pauses},
     peers::PeerId,
     wire::{Header, Hello, Kind},
 };
@@ -26,17 +26,18 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The ways that are being tried, and what is left of those that were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Nearby {
     /// Welcomed by tcp: to be tried.
     wanted: Vec<Candidate>,
     trials: Vec<Trial>,
-    /// Their ipc connections are lost: to be dialed as before.
-    lost: Vec<PeerId>,
+    /// Their ipc connections are lost: to be dialed as before, and when.
+    lost: Vec<(PeerId, Instant)>,
     /// Connections that were dialed and are left, and until when they serve.
     left: Vec<(ConnectionId, Instant)>,
     /// There may be something to do, now or later; else a turn looks no further.
     pub(super) is_due: bool,
+    random: fastrand::Rng,
 }
 
 #[derive(Debug)]
@@ -76,9 +77,25 @@ impl Trial {
 }
 
 impl Nearby {
+    /// Its pauses follow from what the shard says of itself: no two have the same, and a simulated
+    /// one has the same again.
+    pub(super) fn new(own: &Hello) -> Self {
+        let seed = own.instance.as_u64_pair().0 ^ own.shard.unwrap_or(0) as u64;
+        Self {
+            wanted: Vec::new(),
+            trials: Vec::new(),
+            lost: Vec::new(),
+            left: Vec::new(),
+            is_due: false,
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
     pub(super) fn next_due(&self) -> Option<Instant> {
         let trials = self.trials.iter().map(|it| it.until);
-        trials.chain(self.left.iter().map(|it| it.1)).min()
+        let later = self.left.iter().map(|it| it.1);
+        let later = later.chain(self.lost.iter().map(|it| it.1));
+        trials.chain(later).min()
     }
 
     fn trial_at(&mut self, connection: ConnectionId) -> Option<&mut Trial> {
@@ -111,16 +128,19 @@ impl Nearby {
     /// Nothing is tried any more for this peer.
     pub(super) fn forget(&mut self, peer: PeerId) {
         self.wanted.retain(|it| it.peer != peer);
-        self.lost.retain(|it| *it != peer);
+        self.lost.retain(|it| it.0 != peer);
         let trials = self.trials.iter_mut();
         for trial in trials.filter(|it| it.candidate.peer == peer) {
             trial.end(Outcome::Moot);
         }
     }
 
-    /// Its ipc connection is lost.
-    pub(super) fn lose(&mut self, peer: PeerId) {
-        self.lost.push(peer);
+    /// Its ipc connection is lost, as so many before it in a row. What was dialed is dialed at once
+    /// the first time; a peer that goes on so is paused for, as for any that cannot be kept.
+    pub(super) fn lose(&mut self, now: Instant, peer: PeerId, before: u32, pauses: &Pauses) {
+        let failures = before.checked_sub(1);
+        let pause = failures.map(|it| pauses.after(it, &mut self.random));
+        self.lost.push((peer, now + pause.unwrap_or_default()));
         self.is_due = true;
     }
 
@@ -184,8 +204,14 @@ impl<E: Engine> Shard<E> {
     /// Goes on with what is tried.
     #[cold]
     pub(super) fn step_nearby(&mut self, now: Instant) {
-        while let Some(peer) = self.core.nearby.lost.pop() {
-            self.dial_again(peer);
+        for (peer, until) in std::mem::take(&mut self.core.nearby.lost) {
+            match until <= now {
+                true => self.dial_again(peer),
+                false => {
+                    self.leave_lost(peer);
+                    self.core.nearby.lost.push((peer, until));
+                }
+            }
         }
         while let Some(candidate) = self.core.nearby.wanted.pop() {
             self.begin_trial(now, candidate);
@@ -211,8 +237,8 @@ impl<E: Engine> Shard<E> {
             }
             stays
         });
-        core.nearby.is_due = !(left.is_empty() && core.nearby.trials.is_empty());
         core.nearby.left = left;
+        core.nearby.is_due = core.nearby.next_due().is_some();
     }
 
     fn begin_trial(&mut self, now: Instant, candidate: Candidate) {
@@ -260,7 +286,7 @@ impl<E: Engine> Shard<E> {
                 self.core.nearby.left.extend(dialed.map(|it| (it, until)));
                 let mut caller = self.core.side.caller.borrow_mut();
                 caller.rebind(peer, self.engine.look(trial.connection));
-                caller.move_to(peer, endpoint);
+                caller.move_to(now, peer, endpoint);
                 drop(caller);
                 self.core.admit(now, peer, *hello);
             }
@@ -276,6 +302,13 @@ impl<E: Engine> Shard<E> {
     fn close_tried(&mut self, connection: ConnectionId) {
         self.core.strikes.remove(&connection);
         self.engine.close(connection);
+    }
+
+    /// The engine would dial it again.
+    fn leave_lost(&mut self, peer: PeerId) {
+        if let Some(lost) = self.core.peers.connection_of(peer) {
+            self.engine.close(lost);
+        }
     }
 
     /// The ipc connection is lost: what the program has named is dialed, as at first.

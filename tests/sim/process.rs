@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) instance: Uuid,
     /// Where each of its shards listens; port 0 for a free one.
     pub(crate) endpoints: Vec<String>,
+    /// Where it runs, by its own words.
+    pub(crate) host: String,
 }
 
 pub(crate) struct Process {
@@ -86,6 +88,7 @@ impl Process {
             tells_shards,
             instance,
             ref endpoints,
+            ref host,
         } = plan;
         let shards = endpoints.len();
         let client_options = ClientOptions {
@@ -135,6 +138,7 @@ impl Process {
             endpoints: engines.iter().map(|(_, it)| it.clone()).collect(),
             shards: if tells_shards { count } else { 0 },
             handlers: handlers.iter().map(entry).collect(),
+            host: host.clone(),
             ..Hello::of_instance(instance)
         };
         let shards = inboxes.into_iter().zip(engines).enumerate();

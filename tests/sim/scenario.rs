@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use corelane::{
     client::Peer,
-    engine::sim::Weather,
+    engine::{Pauses, sim::Weather},
     metrics::Counters,
     shard::{ShardOptions, Shedding},
 };
@@ -149,6 +149,7 @@ impl Scenario {
                 tells_shards: scenario.random.bool(),
                 instance: Uuid::from_u128(instance as u128),
                 endpoints: vec!["tcp://127.0.0.1:0".to_owned(); shards],
+                host: String::new(),
             };
             scenario.start(plan);
             cpus += shards;
@@ -441,6 +442,10 @@ pub(crate) fn random_limits(random: &mut Rng) -> Limits {
             outgoing_messages_max,
             outgoing_bytes_max,
             inbox_capacity: size(random, 20),
+            reconnect: Pauses {
+                first: Duration::from_millis(10),
+                longest: Duration::from_millis(100),
+            },
             inline_budget: Duration::from_micros(100),
             has_histograms: false,
             shedding: random.bool().then(|| Shedding {

@@ -22,9 +22,14 @@ pub(crate) struct Stranger {
 impl Stranger {
     /// One that listens.
     pub(crate) fn new(world: &World) -> Self {
+        Self::at(world, "tcp://127.0.0.1:0")
+    }
+
+    /// One that listens there.
+    pub(crate) fn at(world: &World, endpoint: &str) -> Self {
         let mut engine = world.network.engine(engine_options(&world.limits));
-        let anywhere = "tcp://127.0.0.1:0".parse().expect("is an endpoint");
-        let endpoint = engine.listen(&anywhere).expect("the network has ports");
+        let endpoint = endpoint.parse().expect("is an endpoint");
+        let endpoint = engine.listen(&endpoint).expect("is free");
         Self {
             engine,
             endpoint: endpoint.to_string(),

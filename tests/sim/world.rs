@@ -85,6 +85,7 @@ impl World {
             tells_shards,
             instance: Uuid::from_u128(first_cpu as u128),
             endpoints: vec!["tcp://127.0.0.1:0".to_owned(); shards],
+            host: String::new(),
         };
         self.start(plan, handlers);
     }

@@ -1,5 +1,8 @@
 //! The connections to the other shards of a process, beside its main one.
 
+use std::time::Duration;
+
+use quanta::Instant;
 use uuid::Uuid;
 
 use super::{Caller, Queue};
@@ -109,20 +112,31 @@ impl Caller {
     }
 
     /// It is reached by this way from now on.
-    pub fn move_to(&mut self, peer: PeerId, endpoint: Endpoint) {
+    pub fn move_to(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint) {
         if let Some(queue) = self.queues.get_mut(&peer) {
             queue.moved_to = Some(endpoint);
+            queue.moved_at = Some(now);
         }
     }
 
-    /// The process of this instance is not reached so any more. Whether it was.
-    pub fn lose_way(&mut self, peer: PeerId, instance: Option<Uuid>) -> bool {
-        let queue = self.queues.get_mut(&peer);
-        let Some(queue) = queue.filter(|queue| queue.moved_to.is_some()) else {
-            return false;
-        };
+    /// The process of this instance is not reached so any more, if it was. Returns how often in a
+    /// row that has been so before, each time sooner than `soon` after it was reached so.
+    pub fn lose_way(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        instance: Option<Uuid>,
+        soon: Duration,
+    ) -> Option<u32> {
+        let queue = self.queues.get_mut(&peer)?;
+        let moved_at = queue.moved_at.take()?;
         queue.stays = instance;
-        true
+        if now.saturating_duration_since(moved_at) >= soon {
+            queue.losses = 0;
+        }
+        let before = queue.losses;
+        queue.losses = before.saturating_add(1);
+        Some(before)
     }
 
     /// It is to be dialed as at first: there.

@@ -1,14 +1,9 @@
 //! The dialing side of a connection: where to, and when again.
 
-use std::time::Duration;
-
 use quanta::Instant;
 
 use super::EngineOptions;
 use crate::config::Endpoint;
-
-/// A pause is at least this long, so that a peer which refuses at once is not called in a loop.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
 
 /// Where a connection is dialed to, as often as it takes.
 pub(super) struct Dial {
@@ -34,18 +29,15 @@ impl Dial {
         self.failures = 0;
     }
 
-    /// When to dial again: exponential, with full jitter, so that a thousand peers of a process
-    /// that comes back do not come back at once.
+    /// When to dial again.
     pub(super) fn next_attempt(
         &mut self,
         now: Instant,
         options: &EngineOptions,
         random: &mut fastrand::Rng,
     ) -> Instant {
-        let doublings = self.failures.min(20);
-        self.failures += 1;
-        let most = options.reconnect_min.saturating_mul(1 << doublings);
-        let most = most.min(options.reconnect_max);
-        now + most.mul_f64(random.f64()).max(PAUSE_MIN)
+        let failures = self.failures;
+        self.failures = failures.saturating_add(1);
+        now + options.pauses().after(failures, random)
     }
 }
