@@ -89,6 +89,10 @@ impl Engine for Memory {
         Ok(self.connection)
     }
 
+    fn connect_once(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        self.connect(to)
+    }
+
     fn close(&mut self, _connection: ConnectionId) {
         unreachable!("nobody here gives a reason to be cut off")
     }

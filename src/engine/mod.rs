@@ -44,6 +44,10 @@ pub trait Engine {
     /// connection keeps its id.
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError>;
 
+    /// As `connect`, but tries once: what cannot be made, or is lost, is told of by
+    /// [`Event::Down`], and there is no such connection from then on.
+    fn connect_once(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError>;
+
     /// Forgets a connection with all that waits in its outbox. No event follows.
     fn close(&mut self, connection: ConnectionId);
 
@@ -215,7 +219,7 @@ pub enum Event<'a> {
         /// How many frames it had.
         frames: usize,
     },
-    /// The connection is lost.
+    /// The connection is lost, or cannot be made and was to be tried once.
     Down {
         /// Which one.
         connection: ConnectionId,
@@ -306,5 +310,28 @@ impl<T> Slots<T> {
                 value,
             )
         })
+    }
+}
+
+/// For unit tests: nothing is over soon.
+#[cfg(test)]
+fn plain_options() -> EngineOptions {
+    let second = Duration::from_secs(1);
+    EngineOptions {
+        message_bytes_max: 1_000,
+        frames_max: 2,
+        outgoing_messages_max: 10,
+        outgoing_bytes_max: 1_000,
+        buffered_bytes_max: 1_000_000,
+        slow_consumer: 100 * second,
+        handshake: 100 * second,
+        handshake_bytes_max: 1_000,
+        unauthenticated_max: 10,
+        heartbeat_interval: 100 * second,
+        heartbeat_timeout: 300 * second,
+        reconnect_min: second / 10,
+        reconnect_max: second,
+        hwm: 0,
+        linger: Duration::ZERO,
     }
 }

@@ -105,6 +105,7 @@ impl Sim {
         let options = &self.options;
         Link {
             dials,
+            is_once: false,
             retry_at: None,
             cable,
             is_up: false,
@@ -118,16 +119,16 @@ impl Sim {
         self.network.0.borrow_mut().nodes[self.node].wake = None;
     }
 
-    /// Dials, if there is somebody.
-    fn dial(&mut self, id: ConnectionId, now: Instant) {
+    /// Dials, if there is somebody. False if that was the last time.
+    fn dial(&mut self, id: ConnectionId, now: Instant) -> bool {
         let Some(link) = self.links.get_mut(id) else {
-            return;
+            return true;
         };
         let (None, Some(endpoint)) = (link.cable, &link.dials) else {
-            return;
+            return true;
         };
         if link.retry_at.is_some_and(|at| now < at) {
-            return;
+            return true;
         }
         let mut cables = self.network.0.borrow_mut();
         match cables.listeners.get(&endpoint.to_string()).copied() {
@@ -136,8 +137,10 @@ impl Sim {
                 link.cable = Some((cable, 0));
                 link.retry_at = Some(now + self.options.handshake);
             }
+            None if link.is_once => return false,
             None => link.retry_at = Some(now + self.options.reconnect_min),
         }
+        true
     }
 
     /// Accepts the cables whose handshakes have arrived.
@@ -221,7 +224,7 @@ impl Sim {
         }
         link.retry_at = Some(now + self.options.reconnect_min);
         link.full_since = None;
-        if std::mem::take(&mut link.is_up) {
+        if std::mem::take(&mut link.is_up) || link.is_once {
             sink(Event::Down {
                 connection,
                 why,
@@ -229,7 +232,7 @@ impl Sim {
             });
         }
         link.outbox.clear();
-        if link.dials.is_none() {
+        if link.dials.is_none() || link.is_once {
             self.links.remove(connection);
         }
     }
@@ -242,8 +245,12 @@ impl Sim {
         messages_max: usize,
         sink: &mut impl FnMut(Event<'_>),
     ) -> usize {
+        if !self.dial(connection, now) {
+            let why = Lost::Broken("nobody listens".to_owned());
+            self.lose(connection, why, now, sink);
+            return 1;
+        }
         let mut count = 0;
-        self.dial(connection, now);
         loop {
             let link = self.links.get(connection);
             let is_congested = link.is_some_and(Link::is_congested);
@@ -325,6 +332,13 @@ impl Engine for Sim {
         self.forget_wake();
         let link = self.new_link(Some(to.clone()), None);
         Ok(self.links.insert(link))
+    }
+
+    fn connect_once(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        self.forget_wake();
+        let link = self.new_link(Some(to.clone()), None);
+        let is_once = true;
+        Ok(self.links.insert(Link { is_once, ..link }))
     }
 
     fn close(&mut self, connection: ConnectionId) {

@@ -4,7 +4,7 @@
 //! runs, and where it listens by ipc. If the host is ours, that way is tried before the first
 //! message goes out: a connection there, a hello, and the peer's connection is that one if the same
 //! process answers. Containers share a host's boot id and not its files, and another process may
-//! sit at the path: then, or if no welcome comes in time, all stays as it was.
+//! sit at the path, or nobody: then, or if no welcome comes in time, all stays as it was.
 //!
 //! What was dialed is closed `limits.drain_ms` later: what the peer has asked by it is answered by
 //! then, or not at all. An ipc connection that is lost leads back to what was dialed; and that
@@ -207,10 +207,7 @@ impl<E: Engine> Shard<E> {
         for (peer, until) in std::mem::take(&mut self.core.nearby.lost) {
             match until <= now {
                 true => self.dial_again(peer),
-                false => {
-                    self.leave_lost(peer);
-                    self.core.nearby.lost.push((peer, until));
-                }
+                false => self.core.nearby.lost.push((peer, until)),
             }
         }
         while let Some(candidate) = self.core.nearby.wanted.pop() {
@@ -242,26 +239,15 @@ impl<E: Engine> Shard<E> {
     }
 
     fn begin_trial(&mut self, now: Instant, candidate: Candidate) {
-        match self.connect_nearby(&candidate.endpoint) {
-            Some(connection) => self.core.nearby.trials.push(Trial {
+        match self.engine.connect_once(&candidate.endpoint) {
+            Ok(connection) => self.core.nearby.trials.push(Trial {
                 candidate,
                 connection,
                 until: now + PATIENCE,
                 outcome: Outcome::Open,
             }),
-            None => self.core.admit(now, candidate.peer, candidate.welcome),
+            Err(_) => self.core.admit(now, candidate.peer, candidate.welcome),
         }
-    }
-
-    /// A path that leads nowhere is not waited for.
-    fn connect_nearby(&mut self, endpoint: &Endpoint) -> Option<ConnectionId> {
-        let Endpoint::Ipc { path } = endpoint else {
-            return None;
-        };
-        let is_there = path.exists();
-        is_there
-            .then(|| self.engine.connect(endpoint).ok())
-            .flatten()
     }
 
     /// The first thing that is said on a tried connection.
@@ -302,13 +288,6 @@ impl<E: Engine> Shard<E> {
     fn close_tried(&mut self, connection: ConnectionId) {
         self.core.strikes.remove(&connection);
         self.engine.close(connection);
-    }
-
-    /// The engine would dial it again.
-    fn leave_lost(&mut self, peer: PeerId) {
-        if let Some(lost) = self.core.peers.connection_of(peer) {
-            self.engine.close(lost);
-        }
     }
 
     /// The ipc connection is lost: what the program has named is dialed, as at first.

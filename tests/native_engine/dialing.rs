@@ -1,6 +1,6 @@
 //! Peers that are not there yet, that go, and that come back.
 
-use std::{net::TcpListener, os::unix::net::UnixListener, time::Duration};
+use std::{fs, net::TcpListener, os::unix::net::UnixListener, time::Duration};
 
 use corelane::{
     config::Endpoint,
@@ -163,6 +163,46 @@ fn an_ipc_peer_may_appear_later() {
     let took = world.pass(LONG, STEP, |world| !world.ends[1].seen.is_empty());
     assert_eq!(world.ends[1].take(), [Seen::Up(id)]);
     assert!(took.unwrap() <= options().reconnect_max + STEP);
+}
+
+/// What cannot be made, whatever the reason, and what is made and lost.
+#[test]
+fn who_is_dialed_once_is_told_of_as_it_ends_and_not_dialed_again() {
+    let directory = TempDir::new().unwrap();
+    let ipc = |name| format!("ipc://{}", directory.path().join(name).display());
+    fs::write(directory.path().join("file"), "").unwrap();
+    drop(UnixListener::bind(directory.path().join("stale")).unwrap());
+    let refuses = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = format!("tcp://{}", refuses.local_addr().unwrap());
+    drop(refuses);
+    for at in [ipc("nothing"), ipc("file"), ipc("stale"), refused] {
+        let mut world = World::new([options()]);
+        let engine = &mut world.server().engine;
+        let id = engine.connect_once(&at.parse().unwrap()).unwrap();
+        world.until(&at, |world| !world.server().seen.is_empty());
+        let told = world.server().take();
+        let is_told = matches!(&told[..], [Seen::Down(it, Lost::Broken(_), 0)] if *it == id);
+        assert!(is_told, "{at}: {told:?}");
+        assert!(world.server().engine.look(id).is_none());
+        assert!(world.server().engine.may_park(), "{at}");
+    }
+    let at = ipc("there").parse().unwrap();
+    let (mut world, _) = World::serving(options(), &at);
+    world.ends.push(World::new([options()]).ends.remove(0));
+    let id = world.ends[1].engine.connect_once(&at).unwrap();
+    world.until("they are up", |world| {
+        world.ends.iter().all(|end| !end.ups().is_empty())
+    });
+    let accepted = world.ends[0].ups()[0];
+    world.ends[0].engine.close(accepted);
+    world.until("it is lost", |world| !world.ends[1].downs().is_empty());
+    assert!(world.ends[1].engine.look(id).is_none());
+    world.pass(LONG / 10, STEP, |_| false);
+    assert_eq!(
+        world.ends[1].take(),
+        [Seen::Up(id), Seen::Down(id, Lost::Closed, 0)]
+    );
+    assert_eq!(world.ends[0].ups().len(), 1);
 }
 
 #[test]

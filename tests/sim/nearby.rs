@@ -1,7 +1,7 @@
 //! A peer that is dialed by tcp and says that it listens by ipc on the same host, and what it then
 //! does with both.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use corelane::{
     client::Peer,
@@ -10,7 +10,6 @@ use corelane::{
     wire::{Header, Hello, Kind},
 };
 use quanta::Instant;
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{process::Plan, scenario::random_limits, stranger::Stranger, world::World};
@@ -34,7 +33,6 @@ struct Bench {
     peer: Option<Peer>,
     /// What both say they are.
     instance: u128,
-    _directory: TempDir,
 }
 
 impl Bench {
@@ -58,11 +56,8 @@ impl Bench {
             host: HOST.to_owned(),
         };
         world.start(plan, &[]);
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().join("socket");
-        fs::write(&path, "").unwrap();
         let tcp = Stranger::new(&world);
-        let ipc = Stranger::at(&world, &format!("ipc://{}", path.display()));
+        let ipc = Stranger::at(&world, "ipc:///of/the/strangers");
         let client = world.processes[0].client.clone().with_prefer_ipc(true);
         let peer = client.connect(&tcp.endpoint).unwrap();
         Self {
@@ -72,7 +67,6 @@ impl Bench {
             welcomed: 0,
             peer: Some(peer),
             instance: 100,
-            _directory: directory,
         }
     }
 
@@ -170,6 +164,24 @@ fn who_is_lost_by_ipc_again_and_again_is_dialed_with_growing_pauses() {
     it.end_trial();
     it.pass(PAUSES.longest, |_| false);
     assert!(it.be_lost() <= SOON);
+}
+
+/// As to a process in another container, which has the same boot id and other files.
+#[test]
+fn a_path_that_leads_nowhere_is_not_waited_for() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.ipc.engine.stop_listening();
+    let client = it.world.processes[0].client.clone();
+    let message = client.message("run").to(it.peer.as_ref().unwrap());
+    message.one_way().unwrap();
+    let (header, welcome) = it.welcome();
+    it.tcp.say(&header, &welcome);
+    assert!(it.pass(SOON, |it| it.tcp.count(Kind::OneWay) > 0));
+    // Nor is it tried again.
+    it.ipc = Stranger::at(&it.world, &it.ipc.endpoint);
+    it.pass(10 * PAUSES.longest, |_| false);
+    assert_eq!(it.ipc.up.len(), 0);
 }
 
 #[test]

@@ -244,6 +244,10 @@ impl Engine for Tampered {
         self.inner.connect(to)
     }
 
+    fn connect_once(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        self.inner.connect_once(to)
+    }
+
     fn close(&mut self, connection: ConnectionId) {
         self.inner.close(connection);
     }

@@ -19,6 +19,8 @@ pub(super) struct Dealer {
     monitor: zmq::Socket,
     outbox: Outbox,
     state: State,
+    /// What fails or ends is not connected anew.
+    is_once: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,7 @@ impl Dealer {
         context: &zmq::Context,
         options: &EngineOptions,
         to: &Endpoint,
+        is_once: bool,
     ) -> Result<Self, EngineError> {
         let (socket, monitor) = connect(context, options, to)?;
         let outbox = Outbox::new(options.outgoing_messages_max, options.outgoing_bytes_max);
@@ -55,12 +58,25 @@ impl Dealer {
             monitor,
             outbox,
             state: State::Down,
+            is_once,
         })
     }
 
     /// Whether the socket's connection was lost: then it is to be renewed.
     pub(super) fn is_spent(&self) -> bool {
         self.state == State::Spent
+    }
+
+    /// Whether it is over with it, once its connection is.
+    pub(super) fn is_once(&self) -> bool {
+        self.is_once
+    }
+
+    /// What the socket still holds is dropped with it.
+    pub(super) fn give_up(&self) {
+        if let Err(error) = self.socket.set_linger(0) {
+            tracing::warn!(%error, "what a lost connection holds is kept for its linger");
+        }
     }
 
     /// Connects anew with another socket. What the old one still held for the lost connection is
@@ -137,6 +153,7 @@ impl Dealer {
             self.state = match (self.state, change) {
                 (State::Up, Change::Disconnected) => State::Ending,
                 (State::Ending, Change::ConnectRetried) => State::Ended,
+                (State::Down, Change::ConnectRetried) if self.is_once => State::Ended,
                 (State::Down, Change::HandshakeSucceeded) => {
                     sink(Event::Up(connection));
                     count += 1;
@@ -274,4 +291,61 @@ fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> Result<zmq::Socket, 
         .and_then(|()| monitor.connect(&name))
         .map_err(socket::error)?;
     Ok(monitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::engine::{
+        Engine,
+        libzmq::{Context, Libzmq},
+        plain_options,
+    };
+
+    /// Far beyond what libzmq takes, on a busy machine too.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn who_is_dialed_once_is_told_of_as_it_ends_and_not_dialed_again() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("socket");
+        let at: Endpoint = format!("ipc://{}", path.display()).parse().unwrap();
+        let context = Context::new(1).unwrap();
+        let new = || Libzmq::new(&context, plain_options()).unwrap();
+        let mut dialing = new();
+        let id = dialing.connect_once(&at).unwrap();
+        assert_eq!(until_told(&mut dialing), [(id, false)]);
+        assert!(dialing.look(id).is_none());
+
+        let mut serving = new();
+        serving.listen(&at).unwrap();
+        let id = dialing.connect_once(&at).unwrap();
+        assert_eq!(until_told(&mut dialing), [(id, true)]);
+        drop(serving);
+        assert_eq!(until_told(&mut dialing), [(id, false)]);
+        assert!(dialing.look(id).is_none());
+        assert!(dialing.may_park());
+    }
+
+    /// Connections that have come up or gone down, once there is one.
+    fn until_told(engine: &mut Libzmq) -> Vec<(ConnectionId, bool)> {
+        let (began, mut told) = (Instant::now(), Vec::new());
+        while told.is_empty() {
+            engine.poll(quanta::Instant::now(), 10, &mut |event| match event {
+                Event::Up(connection) => told.push((connection, true)),
+                Event::Down { connection, .. } => told.push((connection, false)),
+                event => panic!("{event:?}"),
+            });
+            assert!(began.elapsed() < PATIENCE, "nothing is told");
+            thread::sleep(Duration::from_millis(1));
+        }
+        told
+    }
 }

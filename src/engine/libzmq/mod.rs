@@ -130,6 +130,20 @@ impl Libzmq {
         })
     }
 
+    fn dial(&mut self, to: &Endpoint, is_once: bool) -> Result<ConnectionId, EngineError> {
+        let dealer = Dealer::connect(&self.context, &self.options, to, is_once)?;
+        let id = self.links.insert(Link::Dialed(Box::new(dealer)));
+        let Some(Link::Dialed(dealer)) = self.links.get_mut(id) else {
+            unreachable!("was just inserted")
+        };
+        if let Err(error) = watch_dealer(&self.epoll, dealer, id) {
+            self.links.remove(id);
+            return Err(error);
+        }
+        self.ready.push(Token::Dealer(id));
+        Ok(id)
+    }
+
     /// Asks the descriptors which sockets have commands.
     fn collect_ready(&mut self) {
         self.epoll_events.clear();
@@ -192,6 +206,12 @@ impl Libzmq {
             Token::Dealer(id) => match self.links.get_mut(id) {
                 Some(Link::Dialed(dealer)) => {
                     let count = dealer.receive(id, &mut self.frames, messages_max, sink);
+                    if dealer.is_spent() && dealer.is_once() {
+                        dealer.give_up();
+                        self.dirty.remove(&id);
+                        self.links.remove(id);
+                        return count;
+                    }
                     if dealer.is_spent() {
                         let renewed = dealer
                             .renew(&self.context, &self.options)
@@ -232,17 +252,11 @@ impl Engine for Libzmq {
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
-        let dealer = Dealer::connect(&self.context, &self.options, to)?;
-        let id = self.links.insert(Link::Dialed(Box::new(dealer)));
-        let Some(Link::Dialed(dealer)) = self.links.get_mut(id) else {
-            unreachable!("was just inserted")
-        };
-        if let Err(error) = watch_dealer(&self.epoll, dealer, id) {
-            self.links.remove(id);
-            return Err(error);
-        }
-        self.ready.push(Token::Dealer(id));
-        Ok(id)
+        self.dial(to, false)
+    }
+
+    fn connect_once(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        self.dial(to, true)
     }
 
     fn close(&mut self, connection: ConnectionId) {

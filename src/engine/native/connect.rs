@@ -10,7 +10,11 @@ use super::{
     socket::{self, Address},
     user,
 };
-use crate::{engine::ConnectionId, error::Lost};
+use crate::{
+    config::{Endpoint, Host},
+    engine::ConnectionId,
+    error::{EngineError, Lost},
+};
 
 /// Connections accepted in one look.
 const ACCEPTS_MAX: usize = 32;
@@ -37,6 +41,29 @@ impl Native {
         }
     }
 
+    /// A connection to be dialed by the next poll.
+    pub(super) fn begin_to_dial(
+        &mut self,
+        to: &Endpoint,
+        is_once: bool,
+    ) -> Result<ConnectionId, EngineError> {
+        if let Endpoint::Tcp { port: 0, .. }
+        | Endpoint::Tcp {
+            host: Host::Any, ..
+        } = to
+        {
+            return Err(EngineError::Connect {
+                endpoint: to.to_string(),
+                why: "name a host and a port; port 0 and `*` are for listening".to_owned(),
+            });
+        }
+        let link = Link::dialed(Dial::new(to.clone(), is_once), self.now, &self.io.options);
+        let id = self.links.insert(link);
+        // Due at once: the next poll dials.
+        self.schedule(id, self.now);
+        Ok(id)
+    }
+
     /// Dials, or asks for the address first.
     pub(super) fn dial(&mut self, id: ConnectionId) {
         let Some(link) = self.links.get_mut(id) else {
@@ -53,7 +80,7 @@ impl Native {
         link.phase = Phase::Resolving { until };
         match is_asked {
             true => self.schedule(id, until),
-            false => self.dial_again(id, "too many names wait to be resolved"),
+            false => self.fail(id, broken("too many names wait to be resolved")),
         }
     }
 
@@ -67,8 +94,8 @@ impl Native {
             }
             match answer.endpoint.as_ref().map(Address::of) {
                 Ok(Some(address)) => self.dial_address(id, &address),
-                Ok(None) => self.dial_again(id, "the name has no address"),
-                Err(error) => self.dial_again(id, &error.to_string()),
+                Ok(None) => self.fail(id, broken("the name has no address")),
+                Err(error) => self.fail(id, broken(error)),
             }
         }
     }
@@ -85,7 +112,7 @@ impl Native {
                 self.watch(id);
                 self.schedule(id, until);
             }
-            Err(errno) => self.dial_again(id, &errno.to_string()),
+            Err(errno) => self.fail(id, broken(errno)),
         }
     }
 
@@ -102,7 +129,7 @@ impl Native {
             // Before anything is said to it.
             Ok(Ok(())) if is_ipc => user::check(&socket, self.io.uid_of),
             Ok(Ok(())) => Ok(()),
-            Ok(Err(errno)) | Err(errno) => Err(Lost::Broken(errno.to_string())),
+            Ok(Err(errno)) | Err(errno) => Err(broken(errno)),
         };
         match outcome {
             Ok(()) => {
@@ -111,11 +138,10 @@ impl Native {
                 self.begin(id);
             }
             Err(why) => {
-                link.socket = Some(socket);
-                if let (Lost::OtherUser { .. }, Some(dial)) = (&why, &link.dial) {
-                    tracing::warn!(endpoint = %dial.endpoint, "left an ipc connection: {why}");
-                }
-                self.dial_again(id, &why.to_string());
+                // Closing it takes it out of the poller's set.
+                drop(socket);
+                link.watched = None;
+                self.fail(id, why);
             }
         }
     }
@@ -129,16 +155,34 @@ impl Native {
         self.schedule(id, self.now + first_look);
     }
 
-    pub(super) fn dial_again(&mut self, id: ConnectionId, why: &str) {
+    /// It cannot be made now.
+    fn fail(&mut self, id: ConnectionId, why: Lost) {
+        let Some(link) = self.links.get(id) else {
+            return;
+        };
+        if let (Lost::OtherUser { .. }, Some(dial)) = (&why, &link.dial) {
+            tracing::warn!(endpoint = %dial.endpoint, "left an ipc connection: {why}");
+        }
+        match link.is_once() {
+            true => self.part(id, why),
+            false => self.dial_again(id, &why),
+        }
+    }
+
+    pub(super) fn dial_again(&mut self, id: ConnectionId, why: &Lost) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
         let Some(dial) = &mut link.dial else {
             return;
         };
-        tracing::debug!(endpoint = %dial.endpoint, why, "not connected; trying again");
+        tracing::debug!(endpoint = %dial.endpoint, "trying again: {why}");
         let until = dial.next_attempt(self.now, &self.io.options, &mut self.random);
         link.reset(until, &mut self.io);
         self.schedule(id, until);
     }
+}
+
+fn broken(why: impl ToString) -> Lost {
+    Lost::Broken(why.to_string())
 }

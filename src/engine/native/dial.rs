@@ -9,13 +9,16 @@ use crate::config::Endpoint;
 pub(super) struct Dial {
     /// As it was asked for: a name is resolved anew each time.
     pub(super) endpoint: Endpoint,
+    /// What fails or ends is not dialed again.
+    pub(super) is_once: bool,
     failures: u32,
 }
 
 impl Dial {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, is_once: bool) -> Self {
         Self {
             endpoint,
+            is_once,
             failures: 0,
         }
     }

@@ -158,6 +158,11 @@ impl Link {
         self.dial.is_none()
     }
 
+    /// Whether it is dialed once, and not again.
+    pub(super) fn is_once(&self) -> bool {
+        self.dial.as_ref().is_some_and(|dial| dial.is_once)
+    }
+
     pub(super) fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up)
     }

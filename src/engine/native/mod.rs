@@ -47,7 +47,6 @@ use rustix::time::Timespec;
 pub use self::resolve::Resolver;
 use self::{
     buffers::Buffers,
-    dial::Dial,
     hot::HotSet,
     link::{Link, Write},
     listen::Listener,
@@ -57,7 +56,7 @@ use self::{
 };
 use super::{ConnectionId, Engine, EngineOptions, Event, Outgoing, Slots};
 use crate::{
-    config::{Endpoint, Host},
+    config::Endpoint,
     error::{EngineError, Lost},
     wire::Outbox,
 };
@@ -209,21 +208,11 @@ impl Engine for Native {
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
-        if let Endpoint::Tcp { port: 0, .. }
-        | Endpoint::Tcp {
-            host: Host::Any, ..
-        } = to
-        {
-            return Err(EngineError::Connect {
-                endpoint: to.to_string(),
-                why: "name a host and a port; port 0 and `*` are for listening".to_owned(),
-            });
-        }
-        let link = Link::dialed(Dial::new(to.clone()), self.now, &self.io.options);
-        let id = self.links.insert(link);
-        // Due at once: the next poll dials.
-        self.schedule(id, self.now);
-        Ok(id)
+        self.begin_to_dial(to, false)
+    }
+
+    fn connect_once(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        self.begin_to_dial(to, true)
     }
 
     fn close(&mut self, connection: ConnectionId) {

@@ -123,7 +123,7 @@ impl Native {
         count
     }
 
-    /// A connection has ended: tells of it, and dials again if it was dialed.
+    /// A connection has ended: tells of it, and dials again if it is to.
     pub(super) fn lose(&mut self, id: ConnectionId, why: Lost, sink: &mut impl FnMut(Event<'_>)) {
         let Some(link) = self.links.get_mut(id) else {
             return;
@@ -131,26 +131,27 @@ impl Native {
         self.gone.retain(|&(gone, _)| gone != id);
         // An ERROR command may wait, which tells the peer why.
         let _ = link.flush_last_words(&mut self.io);
-        let reason = why.to_string();
-        if link.is_up() {
+        let is_up = link.is_up();
+        if is_up || link.is_once() {
             match why {
+                _ if !is_up => tracing::debug!(connection = ?id, "not made: {why}"),
                 Lost::Closed => tracing::debug!(connection = ?id, "{why}"),
                 _ => tracing::warn!(connection = ?id, "connection lost: {why}"),
             }
             sink(Event::Down {
                 connection: id,
-                why,
+                why: why.clone(),
                 outbox: &mut link.outbox,
             });
         } else if link.is_accepted() {
             tracing::debug!(connection = ?id, "handshake failed: {why}");
         }
-        if link.is_accepted() {
+        if link.is_accepted() || link.is_once() {
             self.forget(id);
         } else {
             self.hot.remove(id);
             link.is_hot = false;
-            self.dial_again(id, &reason);
+            self.dial_again(id, &why);
         }
     }
 

@@ -49,8 +49,9 @@ mod tests {
     use crate::{
         config::Endpoint,
         engine::{
-            Engine, EngineOptions,
+            Engine, Event,
             native::{Native, Resolver},
+            plain_options,
         },
     };
 
@@ -94,6 +95,26 @@ mod tests {
     }
 
     #[test]
+    fn who_tries_once_is_told_why_it_is_not_made() {
+        let (_directory, path, at) = somewhere();
+        let listener = UnixListener::bind(path).unwrap();
+        let mut engine = engine(another);
+        let id = engine.connect_once(&at).unwrap();
+        let (now, mut told) = (Instant::now(), Vec::new());
+        for _ in 0..10 {
+            engine.poll(now, 10, &mut |event| match event {
+                Event::Down {
+                    connection, why, ..
+                } => told.push((connection, why)),
+                event => panic!("{event:?}"),
+            });
+        }
+        let own = geteuid().as_raw();
+        assert_eq!(told, [(id, Lost::OtherUser { uid: OTHER, own })]);
+        assert_eq!(heard(&mut listener.accept().unwrap().0), (0, true));
+    }
+
+    #[test]
     fn nothing_is_said_to_a_dialer_of_another_user() {
         for (uid_of, bytes) in [(another as UidOf, 0), (uid_of as UidOf, 64)] {
             let (_directory, path, at) = somewhere();
@@ -113,24 +134,7 @@ mod tests {
     }
 
     fn engine(uid_of: UidOf) -> Native {
-        let second = Duration::from_secs(1);
-        let options = EngineOptions {
-            message_bytes_max: 1_000,
-            frames_max: 2,
-            outgoing_messages_max: 10,
-            outgoing_bytes_max: 1_000,
-            buffered_bytes_max: 1_000_000,
-            slow_consumer: 100 * second,
-            handshake: 100 * second,
-            handshake_bytes_max: 1_000,
-            unauthenticated_max: 10,
-            heartbeat_interval: 100 * second,
-            heartbeat_timeout: 300 * second,
-            reconnect_min: second / 10,
-            reconnect_max: second,
-            hwm: 0,
-            linger: Duration::ZERO,
-        };
+        let options = plain_options();
         let mut engine = Native::new(options, Resolver::new().0, Instant::now()).unwrap();
         engine.io.uid_of = uid_of;
         engine

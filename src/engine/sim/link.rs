@@ -9,6 +9,8 @@ use crate::{config::Endpoint, engine::EngineOptions, error::Lost, wire::Outbox};
 pub(super) struct Link {
     /// Where it is dialed to; `None` for an accepted one.
     pub(super) dials: Option<Endpoint>,
+    /// What fails or ends is not dialed again.
+    pub(super) is_once: bool,
     /// When it is dialed again, or, while there is a cable, when its handshake must be done.
     pub(super) retry_at: Option<Instant>,
     /// The cable, and which of its ends is ours.
