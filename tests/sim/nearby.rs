@@ -127,7 +127,27 @@ impl Bench {
     fn end_trial(&mut self) {
         let (header, welcome) = self.welcome();
         self.ipc.say(&header, &welcome);
+        // Before the shard's next turn.
+        self.ipc.turn(self.world.now());
         self.pass(MS, |_| false);
+    }
+
+    fn send(&self) {
+        let message = self.world.processes[0].client.message("run");
+        let peer = self.peer.as_ref().expect("it is not let go of");
+        message.to(peer).one_way().expect("there is room");
+    }
+
+    /// The processes that it knows.
+    fn known(&self) -> Vec<u128> {
+        let known = self.world.processes[0].client.peers();
+        known.iter().map(|it| it.instance.as_u128()).collect()
+    }
+
+    /// The connection that was tried is closed.
+    fn assert_left(&mut self) {
+        let tried = self.ipc.up[self.ipc.up.len() - 1];
+        assert!(self.ipc.engine.outbox(tried).is_none(), "it is kept");
     }
 
     /// Is lost by ipc, and will be another one. Returns for how long it was not dialed.
@@ -166,15 +186,88 @@ fn who_is_lost_by_ipc_again_and_again_is_dialed_with_growing_pauses() {
     assert!(it.be_lost() <= SOON);
 }
 
+/// It says something on both connections at one moment, and the shard hears both in one turn: of
+/// the peer's own, which was there before, first.
+#[test]
+fn who_says_goodbye_while_it_is_tried_is_not_welcomed_by_ipc() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.begin_trial();
+    it.tcp.say(&Header::new(Kind::Goodbye, 0), &[]);
+    it.tcp.turn(it.now());
+    it.end_trial();
+    it.send();
+    it.pass(SOON, |_| false);
+    assert_eq!(it.ipc.count(Kind::OneWay) + it.tcp.count(Kind::OneWay), 0);
+    assert_eq!(it.known(), []);
+    it.assert_left();
+}
+
+#[test]
+fn who_is_lost_while_it_is_tried_is_not_up() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.begin_trial();
+    it.world.network.cut_all();
+    it.pass(MS, |_| false);
+    assert_eq!(it.known(), []);
+    // And is found as at first.
+    assert!(it.is_dialed(100 * MS));
+    it.begin_trial();
+    it.end_trial();
+    it.send();
+    assert!(it.pass(SOON, |it| it.ipc.count(Kind::OneWay) > 0));
+}
+
+#[test]
+fn who_is_let_go_of_while_it_is_tried_is_left() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.begin_trial();
+    it.peer = None;
+    // The turn in which its shard hears of that.
+    it.world.turn_all();
+    it.end_trial();
+    it.assert_left();
+}
+
+/// Who welcomes us, and what cannot be read, come in one turn.
+#[test]
+fn who_is_cut_off_as_it_is_tried_is_reached_by_tcp() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.begin_trial();
+    let (header, welcome) = it.welcome();
+    it.ipc.say(&header, &welcome);
+    it.world.plant.garble(13);
+    it.ipc.say(&Header::new(Kind::OneWay, 13), &[]);
+    it.send();
+    assert!(it.pass(SOON, |it| it.tcp.count(Kind::OneWay) > 0));
+    it.assert_left();
+}
+
+#[test]
+fn hellos_on_connections_that_are_tried_or_left_make_no_peer() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.begin_trial();
+    let hello = Hello::of_instance(Uuid::from_u128(7)).encode();
+    it.ipc.say(&Header::new(Kind::Hello, 0), &hello);
+    it.pass(MS, |_| false);
+    assert_eq!(it.known(), []);
+    it.end_trial();
+    it.tcp.say(&Header::new(Kind::Hello, 0), &hello);
+    it.pass(MS, |_| false);
+    assert_eq!(it.known(), [it.instance]);
+}
+
 /// As to a process in another container, which has the same boot id and other files.
 #[test]
 fn a_path_that_leads_nowhere_is_not_waited_for() {
     let mut it = Bench::new();
     assert!(it.is_dialed(SOON));
     it.ipc.engine.stop_listening();
-    let client = it.world.processes[0].client.clone();
-    let message = client.message("run").to(it.peer.as_ref().unwrap());
-    message.one_way().unwrap();
+    it.send();
     let (header, welcome) = it.welcome();
     it.tcp.say(&header, &welcome);
     assert!(it.pass(SOON, |it| it.tcp.count(Kind::OneWay) > 0));

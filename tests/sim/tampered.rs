@@ -43,6 +43,8 @@ pub(crate) struct Plant {
     shared: RefCell<Vec<Arc<PeerShared>>>,
     /// The connections that were made, by their number.
     made: RefCell<HashMap<Place, u64>>,
+    /// The correlation of what arrives as no message at all.
+    garbled: Cell<Option<u64>>,
     /// Why connections were lost.
     lost: RefCell<Vec<String>>,
     /// The most messages that have waited in an outbox.
@@ -73,6 +75,16 @@ impl Plant {
             bug: Cell::new(Some((bug, opportunity))),
             ..Self::default()
         }
+    }
+
+    /// What has this correlation arrives with more frames than a message may have.
+    pub(crate) fn garble(&self, correlation: u64) {
+        self.garbled.set(Some(correlation));
+    }
+
+    fn is_garbled(&self, header: &[u8]) -> bool {
+        let garbled = self.garbled.get();
+        garbled.is_some_and(|it| Header::decode(header).is_ok_and(|its| its.correlation == it))
     }
 
     pub(crate) fn outbox_most(&self) -> usize {
@@ -112,6 +124,13 @@ impl Plant {
     }
 
     fn hand_over(&self, endpoint: &str, event: Event<'_>, sink: &mut impl FnMut(Event<'_>)) {
+        if let Event::Message(incoming) = &event
+            && self.is_garbled(incoming.message.header())
+        {
+            let connection = incoming.connection;
+            let frames = 1_000;
+            return sink(Event::Malformed { connection, frames });
+        }
         if self.bug.get().is_none() && self.kept.borrow().is_none() {
             if let Event::Down { why, .. } = &event {
                 self.lost.borrow_mut().push(format!("Lost({why:?})"));
