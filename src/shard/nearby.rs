@@ -206,7 +206,7 @@ impl<E: Engine> Shard<E> {
     pub(super) fn step_nearby(&mut self, now: Instant) {
         for (peer, until) in std::mem::take(&mut self.core.nearby.lost) {
             match until <= now {
-                true => self.dial_again(peer),
+                true => self.dial_again(now, peer),
                 false => self.core.nearby.lost.push((peer, until)),
             }
         }
@@ -291,7 +291,7 @@ impl<E: Engine> Shard<E> {
     }
 
     /// The ipc connection is lost: what the program has named is dialed, as at first.
-    fn dial_again(&mut self, peer: PeerId) {
+    fn dial_again(&mut self, now: Instant, peer: PeerId) {
         let dialed = self.core.side.caller.borrow_mut().move_back(peer);
         let Some(endpoint) = dialed else {
             return;
@@ -304,7 +304,11 @@ impl<E: Engine> Shard<E> {
                 let mut caller = self.core.side.caller.borrow_mut();
                 caller.rebind(peer, self.engine.look(connection));
             }
-            Err(error) => tracing::error!(%endpoint, %error, "cannot connect"),
+            Err(error) => {
+                tracing::error!(%endpoint, %error, "cannot connect; trying again");
+                let again = now + self.core.options.reconnect.longest;
+                self.core.nearby.lost.push((peer, again));
+            }
         }
     }
 }

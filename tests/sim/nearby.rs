@@ -186,6 +186,24 @@ fn who_is_lost_by_ipc_again_and_again_is_dialed_with_growing_pauses() {
     assert!(it.be_lost() <= SOON);
 }
 
+#[test]
+fn who_is_lost_by_ipc_is_dialed_though_there_was_no_socket_for_it() {
+    let mut it = Bench::new();
+    assert!(it.is_dialed(SOON));
+    it.begin_trial();
+    it.end_trial();
+    it.world.plant.refuse_connections(1);
+    let pause = it.be_lost();
+    assert!(
+        (PAUSES.longest..PAUSES.longest + SOON).contains(&pause),
+        "{pause:?}"
+    );
+    it.begin_trial();
+    it.end_trial();
+    it.send();
+    assert!(it.pass(SOON, |it| it.ipc.count(Kind::OneWay) > 0));
+}
+
 /// It says something on both connections at one moment, and the shard hears both in one turn: of
 /// the peer's own, which was there before, first.
 #[test]

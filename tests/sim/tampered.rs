@@ -45,6 +45,8 @@ pub(crate) struct Plant {
     made: RefCell<HashMap<Place, u64>>,
     /// The correlation of what arrives as no message at all.
     garbled: Cell<Option<u64>>,
+    /// How many connections cannot be begun.
+    refusals: Cell<usize>,
     /// Why connections were lost.
     lost: RefCell<Vec<String>>,
     /// The most messages that have waited in an outbox.
@@ -80,6 +82,11 @@ impl Plant {
     /// What has this correlation arrives with more frames than a message may have.
     pub(crate) fn garble(&self, correlation: u64) {
         self.garbled.set(Some(correlation));
+    }
+
+    /// The next connections, so many, cannot be begun: there is no socket to be had.
+    pub(crate) fn refuse_connections(&self, count: usize) {
+        self.refusals.set(count);
     }
 
     fn is_garbled(&self, header: &[u8]) -> bool {
@@ -260,6 +267,14 @@ impl Engine for Tampered {
     }
 
     fn connect(&mut self, to: &Endpoint) -> Result<ConnectionId, EngineError> {
+        let refusals = &self.plant.refusals;
+        if let Some(left) = refusals.get().checked_sub(1) {
+            refusals.set(left);
+            return Err(EngineError::Connect {
+                endpoint: to.to_string(),
+                why: "as asked".to_owned(),
+            });
+        }
         self.inner.connect(to)
     }
 
