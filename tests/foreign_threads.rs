@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -390,4 +391,88 @@ fn submit_until_closed(client: &Client, peer: &Peer, thread: usize, answered: &A
     };
     assert_eq!(payload, b"x"[..]);
     replies
+}
+
+/// A shard that never parks, whether or not it has anything else to do, hears of what its tasks
+/// await elsewhere: left to itself, glommio would look for that every 100 ms.
+#[test]
+fn a_shard_that_never_parks_hears_what_its_tasks_await() {
+    // Of so many, the third best is compared: the machine may have no CPU for the others.
+    const WAITS: usize = 9;
+    const SOON: Duration = Duration::from_millis(25);
+    type Wait = fn() -> LocalWait;
+    let kinds: [(&str, Wait); 3] = [
+        ("another thread", || Box::pin(another_thread())),
+        ("a task of a task", || {
+            Box::pin(async { glommio::spawn_local(another_thread()).await })
+        }),
+        ("glommio's timer", || {
+            Box::pin(async {
+                let begun = Instant::now();
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+                begun + Duration::from_millis(1)
+            })
+        }),
+    ];
+    let third_best = |idle, is_busy, wait: Wait| {
+        let caller = start_idling(idle);
+        let peer = caller
+            .client()
+            .connect(&caller.endpoints()[0])
+            .expect("an endpoint");
+        let late = caller.run_on(0, move |cx| async move {
+            let mut late = Vec::new();
+            while late.len() < WAITS {
+                let waiting = async {
+                    let ready_at = wait().await;
+                    ready_at.elapsed()
+                };
+                let calling = async {
+                    loop {
+                        let message = cx.client().message("next").json(&1_u64).expect("a number");
+                        message.to(&peer).request::<u64>().await.expect("an answer");
+                    }
+                };
+                late.push(match is_busy {
+                    true => futures_lite::future::or(waiting, calling).await,
+                    false => waiting.await,
+                });
+            }
+            late.sort();
+            late[2]
+        });
+        late.wait().expect("it runs")
+    };
+    for (kind, wait) in kinds {
+        let floor = third_best(IdleStrategy::Park, false, wait);
+        for is_busy in [false, true] {
+            let late = third_best(IdleStrategy::Spin, is_busy, wait);
+            println!("{kind}: busy {is_busy}: {late:?}, parked {floor:?}");
+            assert!(
+                late < SOON.max(20 * floor),
+                "{kind}: busy {is_busy}: {late:?}, parked {floor:?}"
+            );
+        }
+    }
+}
+
+type LocalWait = Pin<Box<dyn Future<Output = Instant>>>;
+
+/// When another thread has said that something is there.
+async fn another_thread() -> Instant {
+    let (say, said) = oneshot::async_channel();
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1));
+        let _ = say.send(Instant::now());
+    });
+    said.await.expect("it is said")
+}
+
+/// A service of one shard, which calls itself.
+fn start_idling(idle: IdleStrategy) -> Runtime {
+    let config = config(1, |_| {}).with_idle(idle);
+    Runtime::builder(config.with_listen(["tcp://127.0.0.1:0"]))
+        .handler(inline("next", |n: u64, _| Ok(n + 1)))
+        .start()
+        .expect("a service")
 }

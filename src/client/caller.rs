@@ -31,9 +31,6 @@ use crate::{
 /// Replies to a shard's own tasks share buffers of this size, until they are dropped.
 const REPLIES_BYTES: usize = 16 << 10;
 
-/// Answers that are looked at, one by one, before a shard parks.
-const COUNTED_MAX: usize = 64;
-
 /// Every message that this shard was given to send, until its end.
 ///
 /// Each ends once: it is answered, nacked, told as never sent, or indeterminate; a one-way message
@@ -121,9 +118,9 @@ impl Caller {
     }
 
     /// How many wakers of this shard's own tasks it holds of which this is true; `None` if there
-    /// are too many to look at.
-    pub fn count_wakers(&self, is_counted: impl Fn(&Waker) -> bool) -> Option<usize> {
-        (self.answers.len() <= COUNTED_MAX).then(|| self.answers.count_wakers(is_counted))
+    /// are more than this to look at.
+    pub fn count_wakers(&self, most: usize, is_counted: impl Fn(&Waker) -> bool) -> Option<usize> {
+        (self.answers.len() <= most).then(|| self.answers.count_wakers(is_counted))
     }
 
     /// Whether nothing is on its way and nothing is outstanding.

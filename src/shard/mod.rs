@@ -250,12 +250,12 @@ impl<E: Engine> Shard<E> {
             submissions,
             inbox_most: 0,
             commands,
+            tasks: Tasks::new(spawner, options.spawned_max, &doorbell),
             doorbell,
             // None yet: the first turn looks.
             rings_heard: u64::MAX,
             side,
             local_client,
-            tasks: Tasks::new(spawner, options.spawned_max),
             underway: Underway::default(),
             batches,
             kept_answer: Outbox::new(1, usize::MAX),

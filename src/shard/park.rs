@@ -24,7 +24,11 @@ use std::{
 };
 
 use futures_lite::{AsyncRead, future::yield_now};
-use glommio::{net::TcpStream, timer::Timer};
+use glommio::{
+    channels::shared_channel::{self, SharedSender},
+    net::TcpStream,
+    timer::Timer,
+};
 use quanta::Instant;
 use rustix::{
     event::{EventfdFlags, eventfd},
@@ -37,9 +41,23 @@ use crate::{config::Idle, engine::Engine, error::StartError};
 /// Memory that a process must be allowed to lock: glommio refuses to start below this.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
-/// While tasks live, glommio's own loop, which moves their timers and their I/O, runs at least this
-/// often.
+/// While tasks live, the executor runs at least this often what is ready, whether or not the shard
+/// knows of it: tasks that its tasks have spawned.
 const EXECUTOR_INTERVAL: Duration = Duration::from_micros(50);
+
+/// While tasks wait for something that the shard does not know, glommio looks at least this often
+/// what its timers, its I/O and other threads have for them. A look takes 6 µs.
+const LOOK_INTERVAL_IDLE: Duration = Duration::from_micros(200);
+const LOOK_INTERVAL_BUSY: Duration = Duration::from_millis(1);
+
+/// Of a shard's time, looks take no more than one such part: one takes 100 ms if a task that the
+/// shard does not know is ready again whenever it has run.
+const LOOK_SHARE: u32 = 10;
+
+/// glommio sleeps no longer than this. Its preemption timer may expire, if the thread stands still
+/// for 100 ms there, between its last look at its rings and its first at what is ready: then it
+/// sleeps beside a shard that is.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// What a process and each of its shards open before the first connection: counted 20 and 14 with
 /// libzmq, and doubled.
@@ -111,10 +129,12 @@ pub fn spawner() -> Spawner {
 /// Runs a shard until it is drained, as one task of the calling thread's glommio executor.
 pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
     let clock = shard.core.clock.clone();
-    let mut parking = Parking { readiness: None };
+    let mut parking = Parking::new();
     let bell = Bell::new();
     let mut idle_since = None;
     let mut executor_ran_at = clock.now();
+    let mut looked_at = executor_ran_at;
+    let mut look_took = Duration::ZERO;
     // When the turn began that is to be recorded; one read of the clock ends it, and begins the
     // next.
     let mut began = None;
@@ -132,7 +152,19 @@ pub async fn run<E: Engine>(mut shard: Shard<E>, idle: Idle) {
             }
             if now.saturating_duration_since(executor_ran_at) >= EXECUTOR_INTERVAL {
                 executor_ran_at = now;
-                glommio::executor().yield_task_queue_now().await;
+                let interval = match turn.worked {
+                    true => LOOK_INTERVAL_BUSY,
+                    false => LOOK_INTERVAL_IDLE,
+                };
+                let interval = interval.max(LOOK_SHARE * look_took);
+                let is_due = now.saturating_duration_since(looked_at) >= interval;
+                if is_due && shard.awaits_executor() {
+                    parking.look(&shard).await;
+                    looked_at = clock.now();
+                    look_took = looked_at.saturating_duration_since(now);
+                }
+                // What the look has woken is ready only now.
+                yield_now().await;
             } else if shard.core.tasks.take_ready() {
                 yield_now().await;
             }
@@ -247,14 +279,20 @@ impl<E: Engine> Shard<E> {
     /// Whether only the engine, the doorbell and timers of its own can bring this shard work: its
     /// tasks, if it has any, wait for answers or sleep by its clock.
     fn waits_for_nothing_else(&self) -> bool {
+        let tasks = &self.core.tasks;
+        tasks.live() == 0 || tasks.all_wait() && !self.awaits_executor()
+    }
+
+    /// Whether a task that has run may wait for something that glommio would have to look for.
+    fn awaits_executor(&self) -> bool {
         let core = &self.core;
-        core.tasks.live() == 0
-            || core.tasks.wait_only_for(|is_given| {
-                let calls = core.side.caller.borrow().count_wakers(is_given)?;
-                let turns = core.registry.lines().count_wakers(is_given);
-                let handlers = core.registry.board().count_wakers(is_given);
-                Some(calls + core.timers.count_wakers(is_given) + turns + handlers)
-            })
+        let tasks = &core.tasks;
+        !tasks.wait_only_for(|most, is_given| {
+            let calls = core.side.caller.borrow().count_wakers(most, is_given)?;
+            let turns = core.registry.lines().count_wakers(is_given);
+            let handlers = core.registry.board().count_wakers(is_given);
+            Some(calls + core.timers.count_wakers(is_given) + turns + handlers)
+        })
     }
 }
 
@@ -276,9 +314,41 @@ impl Core {
 struct Parking {
     /// The armed poll; one that has not fired serves the next time too.
     readiness: Option<TcpStream>,
+    /// Never ready. Whoever polls it is woken by glommio's next look.
+    next_look: Pin<Box<dyn Future<Output = ()>>>,
+    /// The end of `next_look`'s channel that is never connected.
+    _unconnected: SharedSender<()>,
 }
 
 impl Parking {
+    fn new() -> Self {
+        let (unconnected, receiver) = shared_channel::new_bounded(1);
+        Self {
+            readiness: None,
+            next_look: Box::pin(async { drop(receiver.connect().await) }),
+            _unconnected: unconnected,
+        }
+    }
+
+    /// Has glommio look for what its timers, its I/O and other threads have for the tasks. However
+    /// often the reactor yields to it, it does so only when nothing is ready, the reactor neither,
+    /// or at its preemption timer: after 100 ms. So what is woken meanwhile is held, and waits for
+    /// the look, too.
+    async fn look<E: Engine>(&mut self, shard: &Shard<E>) {
+        let mut latest = pin!(Timer::new(SLEEP_MAX));
+        let mut has_waited = false;
+        shard.core.tasks.hold();
+        poll_fn(|cx| {
+            if std::mem::replace(&mut has_waited, true) {
+                return Poll::Ready(());
+            }
+            let _ = latest.as_mut().poll(cx);
+            self.next_look.as_mut().poll(cx)
+        })
+        .await;
+        shard.core.tasks.release();
+    }
+
     /// Sleeps until something arrives, a writer rings, a task finishes or the time comes.
     async fn park<E: Engine>(
         &mut self,
@@ -287,13 +357,8 @@ impl Parking {
         until: Option<Instant>,
     ) {
         self.arm(shard);
-        let remaining = until.map(|until| until.saturating_duration_since(now));
-        let mut timer = pin!(async {
-            match remaining {
-                Some(remaining) => drop(Timer::new(remaining).await),
-                None => std::future::pending().await,
-            }
-        });
+        let remaining = until.map_or(SLEEP_MAX, |until| until.saturating_duration_since(now));
+        let mut timer = pin!(Timer::new(remaining.min(SLEEP_MAX)));
         poll_fn(|cx| {
             shard.core.doorbell.prepare_to_park(cx.waker());
             shard.core.side.register(cx.waker());

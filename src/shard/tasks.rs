@@ -9,12 +9,13 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
 use futures_lite::FutureExt;
 use quanta::Instant;
 use slab::Slab;
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     engine::ConnectionId,
     handler::{Begun, Failure, Lane, Spawning},
+    route::Doorbell,
     wire::{Header, Outbox, Promise},
 };
 
@@ -41,15 +43,16 @@ pub(super) struct Tasks {
     handlers_max: usize,
     guests: Rc<Cell<usize>>,
     finished: Rc<Finished>,
-    /// Set by whatever wakes one of them: while it is not, the reactor need not let the executor
-    /// run.
-    is_any_ready: Arc<AtomicBool>,
+    woken: Arc<Woken>,
+    /// Tasks that other threads have woken.
+    mail: Receiver<Arc<SeenWaker>>,
     /// The wakers that tasks were given.
     wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>,
 }
 
-/// Tasks whose wakers are looked at, one by one, before a shard parks.
-const COUNTED_MAX: usize = 16;
+/// Wakers that are compared to find out what tasks wait for, at most: that takes a microsecond. So
+/// many calls one task may have under way, or 32 tasks one each.
+const COMPARISONS_MAX: usize = 1_024;
 
 /// How a message that was not handled inline has ended, to be answered in the reactor's next turn.
 pub(super) struct FinishedTask {
@@ -123,8 +126,16 @@ struct Finished {
 }
 
 impl Tasks {
-    pub(super) fn new(spawner: Spawner, handlers_max: usize) -> Self {
-        let (guests, finished, is_any_ready, wakers) = Default::default();
+    /// On the thread that the tasks run on, which hears this doorbell.
+    pub(super) fn new(spawner: Spawner, handlers_max: usize, doorbell: &Arc<Doorbell>) -> Self {
+        let (guests, finished, wakers) = Default::default();
+        let (to_mail, mail) = crossbeam_channel::unbounded();
+        let woken = Arc::new(Woken {
+            is_any_ready: AtomicBool::new(false),
+            at_once_on: AtomicUsize::new(this_thread()),
+            mail: to_mail,
+            doorbell: doorbell.clone(),
+        });
         Self {
             spawner,
             handlers: 0,
@@ -132,7 +143,8 @@ impl Tasks {
             handlers_max,
             guests,
             finished,
-            is_any_ready,
+            woken,
+            mail,
             wakers,
         }
     }
@@ -141,25 +153,56 @@ impl Tasks {
     #[inline]
     pub(super) fn take_ready(&self) -> bool {
         // A store only where there is something to take: the line stays this core's.
-        self.is_any_ready.load(Ordering::Acquire) && self.is_any_ready.swap(false, Ordering::AcqRel)
+        let flag = &self.woken.is_any_ready;
+        flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
     }
 
     /// Whether a task was woken and has not run since. One that has ended may have left the flag
     /// set, and nobody takes it while there is none.
     #[inline]
     pub(super) fn has_ready(&self) -> bool {
-        self.live() > 0 && self.is_any_ready.load(Ordering::Acquire)
+        self.live() > 0 && self.woken.is_any_ready.load(Ordering::Acquire)
     }
 
-    /// Whether no task waits for anything but what `count` finds: it is asked how many wakers it
-    /// holds of which something is true. Then only the reactor can wake them, and the executor has
-    /// nothing to do meanwhile. False if that would take long to find out.
+    /// Wakes so many tasks at most that other threads have woken. Returns how many.
+    pub(super) fn take_mail(&self, most: usize) -> usize {
+        let mail = self.mail.try_iter().take(most);
+        mail.map(|waker| waker.arrive()).count()
+    }
+
+    /// Whether other threads have woken tasks that do not know yet.
+    pub(super) fn has_mail(&self) -> bool {
+        !self.mail.is_empty()
+    }
+
+    /// From now on tasks are woken only by [`take_mail`](Self::take_mail), those too that this
+    /// thread wakes: the executor comes to its end of what it has to do.
+    pub(super) fn hold(&self) {
+        self.woken.at_once_on.store(NOWHERE, Ordering::Relaxed);
+    }
+
+    /// As they were before [`hold`](Self::hold), except those that wait in the mail.
+    pub(super) fn release(&self) {
+        let here = this_thread();
+        self.woken.at_once_on.store(here, Ordering::Relaxed);
+    }
+
+    /// Whether each has run, and has not ended since.
+    pub(super) fn all_wait(&self) -> bool {
+        self.wakers.borrow().len() == self.live()
+    }
+
+    /// Whether no task that has run waits for anything but what `count` finds: it is told how many
+    /// wakers it may go through, and asked how many it holds of which something is true. Then only
+    /// the reactor can wake them, and the executor has nothing to do meanwhile. False if that
+    /// would take long to find out.
     pub(super) fn wait_only_for(
         &self,
-        count: impl FnOnce(&dyn Fn(&Waker) -> bool) -> Option<usize>,
+        count: impl FnOnce(usize, &dyn Fn(&Waker) -> bool) -> Option<usize>,
     ) -> bool {
         let wakers = self.wakers.borrow();
-        if wakers.len() != self.live() || wakers.len() > COUNTED_MAX {
+        let most = COMPARISONS_MAX / wakers.len().max(1);
+        if wakers.len() > most {
             return false;
         }
         let is_given = |waker: &Waker| {
@@ -169,11 +212,7 @@ impl Tasks {
         // One stands in the table, one in the task's own context: the others are waited with.
         let waited_with = wakers.iter().map(|(_, given)| Arc::strong_count(given) - 2);
         let waited_with: usize = waited_with.sum();
-        let is_all = count(&is_given) == Some(waited_with);
-        // Another thread may have woken one and given its waker up, in this order.
-        fence(Ordering::Acquire);
-        let mut given = wakers.iter();
-        is_all && !given.any(|(_, it)| it.is_in_the_mail.load(Ordering::Relaxed))
+        count(most, &is_given) == Some(waited_with)
     }
 
     /// Whether another handler may be spawned.
@@ -236,12 +275,12 @@ impl Tasks {
     }
 
     fn start(&mut self, brake: Option<Rc<TaskBrake>>, future: impl Future<Output = ()> + 'static) {
-        self.is_any_ready.store(true, Ordering::Release);
+        self.woken.is_any_ready.store(true, Ordering::Release);
         (self.spawner)(Box::pin(Watched {
             future: Box::pin(future),
             own: None,
             brake,
-            is_any_ready: self.is_any_ready.clone(),
+            woken: self.woken.clone(),
             wakers: self.wakers.clone(),
         }));
     }
@@ -320,7 +359,7 @@ struct Watched<F> {
     own: Option<Own>,
     /// What wakes it to stop it.
     brake: Option<Rc<TaskBrake>>,
-    is_any_ready: Arc<AtomicBool>,
+    woken: Arc<Woken>,
     wakers: Rc<RefCell<Slab<Arc<SeenWaker>>>>,
 }
 
@@ -332,23 +371,47 @@ struct Own {
     slot: usize,
 }
 
+/// What every waker of a shard's tasks knows.
+struct Woken {
+    /// Set by whatever wakes a task: while it is not, the reactor need not let the executor run.
+    is_any_ready: AtomicBool,
+    /// The thread, the shard's, on which tasks are put into the executor's queue as they are woken.
+    /// [`NOWHERE`] while they are held.
+    at_once_on: AtomicUsize,
+    /// For the others.
+    mail: Sender<Arc<SeenWaker>>,
+    doorbell: Arc<Doorbell>,
+}
+
 pub(super) struct SeenWaker {
     executor: Waker,
-    is_any_ready: Arc<AtomicBool>,
-    /// The shard's.
-    thread: usize,
-    /// Another thread has woken the task, which has not run since. The executor learns of it when
-    /// it looks for what other threads want, and that is when it has nothing to run: not as long as
-    /// the reactor only yields.
+    woken: Arc<Woken>,
+    /// It is in the mail, and has not arrived since.
     is_in_the_mail: AtomicBool,
 }
 
 impl SeenWaker {
-    /// The task runs, and sees whatever it was woken for.
-    #[inline]
+    /// On the shard's thread.
     fn arrive(&self) {
-        if self.is_in_the_mail.load(Ordering::Acquire) {
-            self.is_in_the_mail.swap(false, Ordering::AcqRel);
+        // First: whoever wakes the task from here on is in time, or posts it again.
+        self.is_in_the_mail.swap(false, Ordering::AcqRel);
+        self.wake_now();
+    }
+
+    #[inline]
+    fn wake_now(&self) {
+        self.executor.wake_by_ref();
+        self.woken.is_any_ready.store(true, Ordering::Release);
+    }
+
+    /// glommio would learn of it only when it next looks what other threads want, and that it does
+    /// when no task has anything to do, the reactor included.
+    #[cold]
+    fn post(self: &Arc<Self>) {
+        if !self.is_in_the_mail.swap(true, Ordering::AcqRel) {
+            // Refused: the shard is over.
+            let _ = self.woken.mail.send(self.clone());
+            self.woken.doorbell.ring();
         }
     }
 }
@@ -364,8 +427,7 @@ impl<F> Watched<F> {
             self.take_waker_back();
             let given = Arc::new(SeenWaker {
                 executor: executor.clone(),
-                is_any_ready: self.is_any_ready.clone(),
-                thread: this_thread(),
+                woken: self.woken.clone(),
                 is_in_the_mail: AtomicBool::new(false),
             });
             let slot = self.wakers.borrow_mut().insert(given.clone());
@@ -396,15 +458,7 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.give_waker(cx.waker());
-        let Self {
-            future,
-            own,
-            wakers,
-            ..
-        } = &mut *self;
-        if let Some(own) = own {
-            wakers.borrow()[own.slot].arrive();
-        }
+        let Self { future, own, .. } = &mut *self;
         let given = own.as_ref().map_or(cx.waker(), |own| &own.given);
         future.as_mut().poll(&mut Context::from_waker(given))
     }
@@ -422,14 +476,15 @@ impl Wake for SeenWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // First, so that whoever sees a flag finds the task where it is to be looked for.
-        self.executor.wake_by_ref();
-        if self.thread != this_thread() {
-            self.is_in_the_mail.store(true, Ordering::Release);
+        match self.woken.at_once_on.load(Ordering::Relaxed) == this_thread() {
+            true => self.wake_now(),
+            false => self.post(),
         }
-        self.is_any_ready.store(true, Ordering::Release);
     }
 }
+
+/// No thread's number.
+const NOWHERE: usize = 0;
 
 /// Another number on every thread that lives: cheaper than the thread's id.
 #[inline]
@@ -437,3 +492,6 @@ fn this_thread() -> usize {
     thread_local!(static PLACE: u8 = const { 0 });
     PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,7 @@ impl<E: Engine> Shard<E> {
             && core.commands.is_empty()
             && core.side.is_quiet()
             && !core.tasks.has_finished()
+            && !core.tasks.has_mail()
             && !core.jobs.has_finished()
             && core.untold.is_empty();
         is_quiet && self.core.crossing.may_park() && self.engine.may_park()
@@ -76,11 +77,13 @@ impl<E: Engine> Shard<E> {
         self.core.inbox_most = self.core.inbox_most.max(self.core.submissions.len());
         let submissions = self.take_submissions(now);
         let finished = self.core.take_finished_jobs();
+        let most = self.core.options.turn_messages_max;
+        let woken = self.core.tasks.take_mail(most);
         // Full measure: there may be more, and nobody rings for it again.
-        if submissions.max(finished) < self.core.options.turn_messages_max {
+        if submissions.max(finished).max(woken) < most {
             self.core.rings_heard = rings;
         }
-        commands + connects + submissions + finished
+        commands + connects + submissions + finished + woken
     }
 
     fn poll(&mut self, now: Instant) -> usize {
