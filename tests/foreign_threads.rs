@@ -420,7 +420,8 @@ fn a_shard_that_never_parks_hears_what_its_tasks_await() {
             .client()
             .connect(&caller.endpoints()[0])
             .expect("an endpoint");
-        let late = caller.run_on(0, move |cx| async move {
+        let (say, said) = mpsc::channel();
+        let _running = caller.run_on(0, move |cx| async move {
             let mut late = Vec::new();
             while late.len() < WAITS {
                 let waiting = async {
@@ -439,9 +440,9 @@ fn a_shard_that_never_parks_hears_what_its_tasks_await() {
                 });
             }
             late.sort();
-            late[2]
+            let _ = say.send(late[2]);
         });
-        late.wait().expect("it runs")
+        said.recv_timeout(PATIENCE).expect("each wait ends")
     };
     for (kind, wait) in kinds {
         let floor = third_best(IdleStrategy::Park, false, wait);
