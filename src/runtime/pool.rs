@@ -136,19 +136,20 @@ impl Pool {
 
 /// Ends when no shard is left that could bring a job, and no job.
 fn work(queue: &Receiver<BlockingJob>, clock: &Clock, mut worker: BlockingWorker) {
-    while let Some(job) = next(queue, &mut worker) {
+    while let Some(job) = next(queue, || worker.rest()) {
         if let Some(end) = worker.run(job, clock.now()) {
             end.tell();
         }
     }
 }
 
-fn next(queue: &Receiver<BlockingJob>, worker: &mut BlockingWorker) -> Option<BlockingJob> {
+/// The next job. `rest` is called before it is waited for, and only then: whoever has to wait has
+/// found no queue, whatever came in the meantime.
+fn next<T>(queue: &Receiver<T>, rest: impl FnOnce()) -> Option<T> {
     if let Ok(job) = queue.try_recv() {
         return Some(job);
     }
-    // Whoever has to wait for a job has found no queue, whatever came in the meantime.
-    worker.rest();
+    rest();
     queue.recv().ok()
 }
 
@@ -180,5 +181,33 @@ pub(super) fn join_within(mut threads: Vec<JoinHandle<()>>, patience: Duration) 
             return threads.len();
         }
         thread::sleep(Duration::from_micros(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Or a thread that waits because another has taken what it saw would shed later on, though no
+    /// queue had stood.
+    #[test]
+    fn a_thread_rests_before_it_waits_and_not_between_jobs_that_are_there() {
+        let (jobs, queue) = crossbeam_channel::bounded(2);
+        let rested = std::cell::Cell::new(0);
+        // It is told so while there is still nothing: what comes then is taken all the same.
+        let rest = || {
+            rested.set(rested.get() + 1);
+            jobs.send(rested.get()).expect("there is room");
+        };
+        jobs.send(10).unwrap();
+        jobs.send(11).unwrap();
+        let mut taken = || (next(&queue, rest), rested.get());
+        assert_eq!([taken(), taken()], [(Some(10), 0), (Some(11), 0)]);
+        assert_eq!([taken(), taken()], [(Some(1), 1), (Some(2), 2)]);
+        let (jobs, queue) = crossbeam_channel::bounded::<()>(1);
+        drop(jobs);
+        let mut has_rested = false;
+        assert_eq!(next(&queue, || has_rested = true), None);
+        assert!(has_rested);
     }
 }
