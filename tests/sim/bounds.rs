@@ -108,6 +108,17 @@ fn who_takes_no_answers_does_not_fill_the_memory_of_whoever_dialed_it() {
     assert!((8..=16).contains(&most), "{most} messages in an outbox");
     let ran = runs.take().len();
     assert!((8..=16).contains(&ran), "{ran} have run");
+    // What had no room for an answer is lost, in its handler's account, too.
+    world.drain(0, Duration::ZERO);
+    pass(&mut world, Duration::from_millis(1), |_| {});
+    let (total, metrics) = world.processes[0].last_words();
+    let mut handlers = metrics.handlers();
+    let of_it = handlers.find(|it| it.name == "run.last").unwrap().counters;
+    assert_eq!((total.accepted, total.handled), (100, ran as u64));
+    assert_eq!(total.lost + total.nacked(), 100 - ran as u64);
+    assert_eq!((of_it.handled, of_it.lost), (total.handled, total.lost));
+    assert_eq!(of_it.refused(), total.nacked());
+    assert!(total.lost > 0);
 }
 
 fn order(lane: u32, sequence: u32) -> Order {

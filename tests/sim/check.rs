@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 
 use corelane::{
-    error::Indeterminate, metrics::Counters, peers::AccountSnapshot, shard::Depths, wire::Reason,
+    error::Indeterminate,
+    metrics::{Counters, HandlerCounters, HandlerView, Snapshot},
+    peers::AccountSnapshot,
+    shard::Depths,
+    wire::Reason,
 };
 
 use crate::{
@@ -148,7 +152,9 @@ pub(crate) fn check_counters(
     dropped: u64,
     total: &Counters,
 ) {
-    assert_eq!(total.in_flight(), 0, "{total:?}");
+    // Nor is there an end too many.
+    let ends = total.handled + total.nacked() + total.indeterminate + total.lost;
+    assert_eq!(ends, total.accepted, "{total:?}");
     assert_eq!((total.spawned_now, total.blocking_now), (0, 0), "{total:?}");
     let nacks = |reason: Reason| total.nacked_by_reason[usize::from(reason.to_u16())];
     let ended = total.handled + nacks(Reason::HandlerFailed) + nacks(Reason::HandlerPanicked);
@@ -190,6 +196,45 @@ pub(crate) fn check_counters(
         "{total:?}"
     );
     assert_eq!(total.malformed, 0, "{total:?}");
+}
+
+/// The handlers' accounts are the shards', but for what names no handler; and each has all that
+/// arrived for it, if nothing was cut short as the process ended.
+pub(crate) fn check_handlers(
+    metrics: &Snapshot,
+    arrived: impl Fn(&str) -> u64,
+    was_idle: bool,
+    total: &Counters,
+) {
+    let mut sum = HandlerCounters::default();
+    for HandlerView { name, counters, .. } in metrics.handlers() {
+        let (arrived, accepted) = (arrived(name), counters.accepted);
+        assert!(accepted <= arrived, "{name}: {arrived}, {counters:?}");
+        if was_idle {
+            let expected = (arrived, 0);
+            let seen = (accepted, counters.under_way_now);
+            assert_eq!(seen, expected, "{name}: {counters:?}");
+        }
+        sum += counters;
+    }
+    // A batch has run though a drain's end has cut off its answers.
+    let cut_off = if was_idle { 0 } else { total.indeterminate };
+    let handled = total.handled..=total.handled + cut_off;
+    assert!(handled.contains(&sum.handled), "{sum:?}, {total:?}");
+    let runs_end_so = [Reason::HandlerFailed, Reason::HandlerPanicked];
+    let runs_end_so = runs_end_so.map(|it| usize::from(it.to_u16()));
+    for (reason, &nacked) in total.nacked_by_reason.iter().enumerate() {
+        let (ran, refused) = (sum.nacked_by_reason[reason], sum.refused_by_reason[reason]);
+        match runs_end_so.contains(&reason) {
+            true => assert_eq!((ran, refused), (nacked, 0), "{reason}: {total:?}"),
+            false => assert!(ran == 0 && refused <= nacked, "{reason}: {total:?}"),
+        }
+    }
+    assert!(sum.lost <= total.lost, "{} lost: {total:?}", sum.lost);
+    let (stopped, given_up) = (sum.indeterminate, sum.under_way_now);
+    let unanswered = sum.handled - total.handled;
+    let indeterminate = stopped..=stopped + given_up + unanswered;
+    assert!(indeterminate.contains(&total.indeterminate), "{total:?}");
 }
 
 /// A simulated process has up to three shards.

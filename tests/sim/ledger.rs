@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use corelane::{
     engine::sim::{Carried, Network},
-    wire::{Header, Kind},
+    wire::{HandlerKey, Header, Kind},
 };
 
 use crate::handlers::Order;
@@ -20,8 +20,8 @@ struct Entries {
     passages: HashMap<u32, Passage>,
     /// The order that a correlation stands for, by the connection and who sent it.
     calls: HashMap<(usize, usize, u64), u32>,
-    /// Messages that were handed to each engine.
-    arrived: HashMap<usize, u64>,
+    /// Messages that were handed to each engine, by the handler that they name.
+    arrived: HashMap<(usize, HandlerKey), u64>,
     /// Engines that answer as they like.
     strangers: Vec<usize>,
     /// Rounds of all shards that have ended.
@@ -96,7 +96,15 @@ impl Ledger {
 
     /// How many messages were handed to an engine, to be handled.
     pub(crate) fn count_arrived(&self, node: usize) -> u64 {
-        self.0.borrow().arrived.get(&node).copied().unwrap_or(0)
+        let entries = self.0.borrow();
+        let arrived = entries.arrived.iter().filter(|((to, _), _)| *to == node);
+        arrived.map(|(_, count)| count).sum()
+    }
+
+    /// Those of them that name this handler.
+    pub(crate) fn count_arrived_for(&self, node: usize, handler: &str) -> u64 {
+        let key = (node, HandlerKey::of(handler));
+        self.0.borrow().arrived.get(&key).copied().unwrap_or(0)
     }
 }
 
@@ -151,7 +159,7 @@ impl Entries {
         assert!(!passage.has_arrived, "message {id} arrived twice");
         assert_eq!(passage.cable, cable, "message {id} changed its connection");
         passage.has_arrived = true;
-        *self.arrived.entry(to).or_default() += 1;
+        *self.arrived.entry((to, header.handler)).or_default() += 1;
     }
 
     /// Only the first counts that fits.

@@ -16,7 +16,7 @@ use corelane::{
     client::{Client, ClientOptions, Connect, LocalClient, ShardPort},
     engine::{Engine, EngineOptions, sim::Network},
     handler::{Handler, Registry, ShardInfo},
-    metrics::Counters,
+    metrics::{Counters, Snapshot},
     peers::PeerShared,
     route::{self, Doorbell, Inbox, Port, inbox},
     shard::{
@@ -55,7 +55,11 @@ pub(crate) struct Process {
     pub(crate) shards: Vec<Node>,
     /// As it was started.
     pub(crate) plan: Plan,
+    /// Its handlers'.
+    pub(crate) names: Arc<[String]>,
     pub(crate) is_crashed: bool,
+    /// It had nothing to do when it was told to stop.
+    pub(crate) is_idle: bool,
 }
 
 /// A shard, and all that glommio and the runtime would be to it.
@@ -70,6 +74,8 @@ pub(crate) struct Node {
     drained: Option<Receiver<Drained>>,
     /// Its last turn did something: then another follows at once.
     worked: bool,
+    /// When it wanted to be woken, after that turn.
+    wakes_at: Option<Instant>,
     /// Until then it takes no turn.
     stalled_until: Option<Instant>,
     /// The connections that are asked for, on their way to the shard.
@@ -177,6 +183,7 @@ impl Process {
             };
             Node {
                 number: engine.node(),
+                wakes_at: None,
                 stalled_until: None,
                 asked: Some(asked),
                 connect,
@@ -197,7 +204,9 @@ impl Process {
             pool,
             shards,
             plan: Plan { endpoints, ..plan },
+            names: handlers.iter().map(|it| it.name().to_owned()).collect(),
             is_crashed: false,
+            is_idle: false,
         }
     }
 
@@ -224,6 +233,21 @@ impl Process {
     /// Whether it takes part: it has not crashed, drained or been told to.
     pub(crate) fn is_running(&self) -> bool {
         !self.is_crashed && !self.is_draining()
+    }
+
+    /// What its shards have counted in their lives, in all and by handler. Told once, and only by a
+    /// process that is over.
+    pub(crate) fn last_words(&self) -> (Counters, Snapshot) {
+        let mut total = Counters::default();
+        let mut metrics = Snapshot::new(self.names.clone(), self.shards.len());
+        for node in &self.shards {
+            assert!(node.is_over(), "a shard outlived its drain");
+            let words = node.last_words().expect("a shard that is over says so");
+            total += words.counters;
+            metrics.add(words.shard, &words.interval);
+        }
+        total.settle_hops();
+        (total, metrics)
     }
 
     /// Ends at once, as by kill -9.
@@ -278,7 +302,8 @@ impl Node {
         let Some(shard) = &mut self.shard else {
             return false;
         };
-        let is_due = shard.next_wake(now).is_some_and(|at| at <= now);
+        let wakes = self.wakes_at.into_iter().chain(shard.next_wake(now));
+        let is_due = wakes.min().is_some_and(|at| at <= now);
         if !(self.worked || has_polled || is_due) && shard.may_park() {
             return false;
         }
@@ -352,6 +377,7 @@ impl Node {
         };
         let turn = shard.turn(now);
         self.worked = turn.worked;
+        self.wakes_at = shard.next_wake(now);
         if turn.is_over {
             (self.shard, self.asked) = (None, None);
             self.tasks.borrow_mut().clear();
@@ -364,7 +390,6 @@ impl Node {
         self.shard.as_ref().map(Shard::client)
     }
 
-    /// Tells it to stop, gracefully or, without time, at once.
     /// Has it change what it serves; it tells the receiver when it has.
     pub(crate) fn change(&self, change: Change) -> Receiver<Changed> {
         let (reply, changed) = crossbeam_channel::unbounded();
@@ -373,6 +398,7 @@ impl Node {
         changed
     }
 
+    /// Tells it to stop, gracefully or, without time, at once.
     pub(crate) fn drain(&mut self, until: Instant) {
         let (done, drained) = crossbeam_channel::unbounded();
         self.drained = Some(drained);
@@ -396,7 +422,12 @@ impl Node {
 
     /// What the shard counted in its life, once it is over.
     pub(crate) fn last_counters(&self) -> Option<Counters> {
-        Some(self.drained.as_ref()?.try_recv().ok()?.counters)
+        Some(self.last_words()?.counters)
+    }
+
+    /// The same, for each handler, too. Told once.
+    fn last_words(&self) -> Option<Drained> {
+        self.drained.as_ref()?.try_recv().ok()
     }
 }
 

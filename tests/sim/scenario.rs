@@ -6,7 +6,7 @@ use corelane::{
     client::Peer,
     engine::{Pauses, sim::Weather},
     metrics::Counters,
-    shard::{ShardOptions, Shedding},
+    shard::{Depths, ShardOptions, Shedding},
 };
 use fastrand::Rng;
 use quanta::Instant;
@@ -312,10 +312,11 @@ impl Scenario {
     fn end(mut self) -> Trace {
         self.pass(LONG);
         assert!(self.pending.is_empty(), "a call never ended");
-        self.check_credit();
+        self.check_quiet();
         for process in 0..self.world.processes.len() {
             if self.world.processes[process].is_running() {
                 let within = Duration::from_millis(100);
+                self.world.processes[process].is_idle = true;
                 self.world.drain(process, within);
             }
         }
@@ -354,7 +355,8 @@ impl Scenario {
     }
 
     /// Whoever holds credit has a message that has not left: only those to nobody remain by now.
-    fn check_credit(&self) {
+    /// And nothing else is under way.
+    fn check_quiet(&self) {
         let processes = self.world.processes.iter();
         for node in processes.flat_map(|process| &process.shards) {
             if let Some(depths) = node.depths() {
@@ -363,6 +365,9 @@ impl Scenario {
                     credited <= depths.queued,
                     "credit for {credited}: {depths:?}"
                 );
+                let mut others = depths;
+                (others.queued, others.queued_most) = (0, 0);
+                assert_eq!(others, Depths::default());
             }
         }
     }
@@ -370,14 +375,16 @@ impl Scenario {
     /// Compares the books of a process that was drained with what it did.
     fn check_process(&self, number: usize, runs: &[Run]) -> Counters {
         let process = &self.world.processes[number];
-        let (mut total, mut arrived) = (Counters::default(), 0);
-        for node in &process.shards {
-            assert!(node.is_over(), "a shard outlived its drain");
-            let counters = node.last_counters();
-            total += counters.expect("a shard that is over has said so");
-            arrived += self.ledger.count_arrived(node.number);
-        }
-        total.settle_hops();
+        let (total, metrics) = process.last_words();
+        let nodes = || process.shards.iter().map(|node| node.number);
+        let arrived = nodes().map(|it| self.ledger.count_arrived(it)).sum();
+        let arrived_for = |handler: &str| {
+            let nodes = process.shards.iter().map(|node| node.number);
+            nodes
+                .map(|it| self.ledger.count_arrived_for(it, handler))
+                .sum()
+        };
+        check::check_handlers(&metrics, arrived_for, process.is_idle, &total);
         let is_its = |sent: &&Sent| self.peers[sent.peer].process == number;
         let sent: Vec<&Sent> = self.sent.iter().filter(is_its).collect();
         let runs = runs.iter().filter(|run| run.process == number).count();
