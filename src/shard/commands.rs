@@ -49,6 +49,7 @@ impl<E: Engine> Shard<E> {
     ) {
         if let Phase::Draining(draining) = &mut self.core.phase {
             draining.until = draining.until.min(until);
+            draining.linger_until = draining.linger_until.min(draining.until);
             draining.done.push_back(done);
             return;
         }

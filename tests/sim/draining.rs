@@ -205,6 +205,26 @@ fn what_comes_before_the_goodbye_is_heard_is_nacked() {
     assert_eq!(it.total().accepted, 1);
 }
 
+/// The shorter of two times counts, and whoever asked is told.
+#[test]
+fn a_second_drain_does_not_prolong_the_first() {
+    for within in [[30 * MS, 80 * MS], [80 * MS, 30 * MS]] {
+        let mut it = Bench::new(Weather::default(), 1);
+        let mut call = it.ask(0, "nap");
+        it.pass(MS);
+        for within in within {
+            it.world.drain(0, within);
+            it.pass(MS);
+        }
+        it.pass(25 * MS);
+        assert!(!it.is_over());
+        it.pass(10 * MS);
+        assert!(it.is_over());
+        assert_eq!(it.total().indeterminate, 1);
+        assert!(end(&mut call).is_some_and(|it| it.is_err()));
+    }
+}
+
 /// It was dialed, and had not said who it is when the others were told.
 #[test]
 fn who_says_hello_to_a_draining_process_is_told_so() {
