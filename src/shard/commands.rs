@@ -72,6 +72,7 @@ impl<E: Engine> Shard<E> {
         self.core.phase = Phase::Draining(Draining {
             until,
             linger_until: (now + LINGER).min(until),
+            has_answered: true,
             done: VecDeque::from([done]),
         });
     }
@@ -88,7 +89,12 @@ impl<E: Engine> Shard<E> {
             || core.jobs.under_way() > 0
             || is_batching
             || !core.crossing.is_idle();
-        let is_done = !is_serving && !is_calling && engine.is_flushed();
+        let is_flushed = engine.is_flushed();
+        if is_flushed && std::mem::take(&mut draining.has_answered) {
+            // The last answer may have waited until now for its peer to read.
+            draining.linger_until = (now + LINGER).min(draining.until);
+        }
+        let is_done = !is_serving && !is_calling && is_flushed;
         if now < draining.until && !(is_done && now >= draining.linger_until) {
             return;
         }
@@ -130,6 +136,7 @@ impl Core {
     pub(super) fn linger(&mut self, now: Instant) {
         if let Phase::Draining(draining) = &mut self.phase {
             draining.linger_until = (now + LINGER).min(draining.until);
+            draining.has_answered = true;
         }
     }
 

@@ -197,6 +197,8 @@ struct Draining {
     until: Instant,
     /// Until then, messages that were under way are still read and nacked.
     linger_until: Instant,
+    /// Since all was last flushed.
+    has_answered: bool,
     done: VecDeque<crossbeam_channel::Sender<Drained>>,
 }
 

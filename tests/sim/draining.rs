@@ -205,6 +205,26 @@ fn what_comes_before_the_goodbye_is_heard_is_nacked() {
     assert_eq!(it.total().accepted, 1);
 }
 
+/// The caller stands still for longer than a drain lingers, and few answers are under way at once.
+#[test]
+fn a_drain_waits_for_a_peer_to_take_its_answers() {
+    let narrow = Weather {
+        in_flight_max: 2,
+        ..Weather::default()
+    };
+    let mut it = Bench::new(narrow, 1);
+    let mut calls: Vec<Call> = (0..8).map(|_| it.ask(0, "nap")).collect();
+    it.pass(50 * MS);
+    let until = it.world.now() + 150 * MS;
+    it.world.stall(1, None, until);
+    it.world.drain(0, LONG);
+    it.pass(400 * MS);
+    for call in &mut calls {
+        assert_eq!(end(call), Some(Ok("x".into())));
+    }
+    assert_eq!(it.total().handled, 8);
+}
+
 /// The shorter of two times counts, and whoever asked is told.
 #[test]
 fn a_second_drain_does_not_prolong_the_first() {
