@@ -93,6 +93,26 @@ fn what_waits_for_a_thread_longer_than_it_may_does_not_run() {
     assert_eq!((total.blocking, total.in_flight()), (3, 0));
 }
 
+/// A queue that is long for a moment may be: before anything has run, and after a time without
+/// work.
+#[test]
+fn a_pool_that_was_idle_refuses_nothing_at_once() {
+    let shedding = Shedding {
+        target: Duration::from_millis(5),
+        after: Duration::from_millis(30),
+    };
+    let mut it = Blocked::with(0, 100, Some(shedding));
+    it.world.processes[0].pool.takes_us = 100..101;
+    for round in 1..=3 {
+        it.world.processes[0].pool.threads = 0;
+        it.send(2);
+        it.pass(Duration::from_millis(20));
+        it.world.processes[0].pool.threads = 1;
+        it.pass(Duration::from_millis(40));
+        assert_eq!(it.ends(), vec![Some(End::Answered); 2 * round]);
+    }
+}
+
 /// They run, and the queue is empty; but there would be no room for the ends of more.
 #[test]
 fn a_shard_has_no_more_jobs_under_way_than_its_inbox_holds() {
@@ -119,6 +139,12 @@ fn two_ends_at_once_are_taken_by_turns_of_one() {
     it.world.processes[0].pool.threads = 2;
     it.world.turn_all();
     it.world.mock.increment(Duration::from_millis(10));
+    let blocking = |it: &Blocked| it.world.processes[0].shards[0].depths().unwrap().blocking;
+    // The threads end after the shard's turn.
+    it.world.turn_all();
+    assert_eq!(blocking(&it), 2);
+    it.world.turn_all();
+    assert_eq!(blocking(&it), 1, "one in a turn");
     it.pass(Duration::from_millis(10));
     assert_eq!(it.ends(), [Some(End::Answered); 2]);
 }

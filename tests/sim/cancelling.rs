@@ -3,14 +3,23 @@
 
 use std::time::Duration;
 
-use corelane::{client::Peer, engine::sim::Weather, metrics::Counters, shard::ShardOptions};
+use bytes::Bytes;
+use corelane::{
+    client::Peer,
+    engine::sim::Weather,
+    handler::{inline_raw, spawned_raw},
+    metrics::Counters,
+    shard::ShardOptions,
+    wire::{Header, Kind, Reason},
+};
 use fastrand::Rng;
 
 use crate::{
     handlers::{Conduct, Order, Runs},
-    load::{Mode, Sent},
+    load::{End, Mode, Sent},
     scenario::random_limits,
-    world::World,
+    stranger::Stranger,
+    world::{Limits, World},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -102,6 +111,129 @@ fn a_thread_may_drop_all_its_calls_at_once() {
     assert_eq!(it.end().0.stopped, 700);
 }
 
+/// Nothing stops it between the two: it is for the task to see that it is late.
+#[test]
+fn what_another_task_makes_late_as_it_spins_does_not_run() {
+    for name in ["line", "demoted"] {
+        let mut it = Bench::new();
+        let (runs, time) = (it.runs.clone(), it.world.mock.clone());
+        let spin = move |payload: &[u8]| {
+            runs.enter(payload);
+            time.increment(20 * MS);
+        };
+        let demoted = spin.clone();
+        let handler = match name {
+            "line" => {
+                let line = spawned_raw(name, move |payload: Bytes, _cx| {
+                    let spin = spin.clone();
+                    async move {
+                        spin(&payload);
+                        Ok(payload)
+                    }
+                });
+                line.ordered_per_peer(5)
+            }
+            _ => {
+                let inline = inline_raw(name, move |payload, _, _| {
+                    demoted(payload);
+                    Ok(())
+                });
+                inline.demote_after(1)
+            }
+        };
+        it.world.add_process(4, 1, true, &[handler]);
+        let endpoint = &it.world.processes[2].shards[0].endpoint;
+        it.peer = it.world.processes[1].client.connect(endpoint).unwrap();
+        it.pass(20 * MS);
+        let first = it.send(name, false, 500 * MS);
+        it.pass(20 * MS);
+        assert_eq!(it.runs.take().len(), 1);
+        let calls = [500 * MS, 10 * MS].map(|within| it.send(name, false, within));
+        it.pass(50 * MS);
+        assert_eq!(it.runs.take().len(), 1, "{name}");
+        drop((first, calls));
+        it.world.drain(2, MS);
+        it.pass(100 * MS);
+        let (total, _) = it.world.processes[2].last_words();
+        let late = usize::from(Reason::DeadlineExceeded.to_u16());
+        assert_eq!((total.handled, total.nacked_by_reason[late]), (2, 1));
+    }
+}
+
+/// Or a connection would be read no more, once as many were cancelled as answers may wait.
+#[test]
+fn a_place_that_is_kept_for_an_answer_is_free_again_if_none_comes() {
+    let mut it = Bench::with(|limits| limits.shard.outgoing_messages_max = 8);
+    for _ in 0..3 {
+        let mut calls = [(); 6].map(|()| it.send("sleep.last", false, 100 * MS));
+        it.pass(MS);
+        calls.iter_mut().for_each(Sent::cancel);
+        it.pass(20 * MS);
+    }
+    let mut last = it.send("sleep.last", false, 100 * MS);
+    it.pass(80 * MS);
+    last.poll(it.world.now());
+    assert_eq!(last.end, Some(End::Answered));
+    assert!(it.end().0.stopped >= 8, "as many as may wait");
+}
+
+/// Nobody answers it, and so no answer is lost with its connection; one that is due is.
+#[test]
+fn what_is_stopped_has_no_answer_to_lose() {
+    for (handler, within, lost) in [
+        ("sleep", 30 * MS, 0),
+        ("sleep.last", 30 * MS, 0),
+        ("sleep", 100 * MS, 1),
+        ("sleep.last", 100 * MS, 1),
+    ] {
+        let mut it = Bench::new();
+        let call = it.send(handler, false, within);
+        it.pass(20 * MS);
+        it.world.network.cut_all();
+        it.pass(60 * MS);
+        drop(call);
+        let (serving, _) = it.end();
+        assert_eq!((serving.handled, serving.answers_lost), (lost, lost));
+        assert_eq!((serving.stopped, serving.in_flight()), (1 - lost, 0));
+    }
+}
+
+/// The number of a call is free once that is answered; a message that waits for its batch may bear
+/// it then, and be cancelled.
+#[test]
+fn a_cancel_is_for_the_latest_message_of_its_number() {
+    for handler in ["sleep", "block"] {
+        let mut it = Bench::new();
+        it.world.processes[0].pool.threads = 1;
+        let mut stranger = Stranger::new(&it.world);
+        let client = it.world.processes[0].client.clone();
+        let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
+        stranger.pass(&mut it.world, 5 * MS);
+        let order = Order {
+            id: 0,
+            lane: 0,
+            sequence: 0,
+            conduct: Conduct::Return,
+            takes_us: 100,
+        };
+        let mut say = |handler: &str, kind, world: &mut World, time| {
+            let header = Header {
+                handler: handler.into(),
+                deadline_us: 1_000_000,
+                ..Header::new(kind, 7)
+            };
+            stranger.say(&header, &order.encode());
+            stranger.pass(world, time);
+            stranger.count(Kind::Response)
+        };
+        let answers = say(handler, Kind::Request, &mut it.world, 20 * MS);
+        assert_eq!((answers, it.runs.take().len()), (1, 1));
+        say("gather", Kind::Request, &mut it.world, MS / 5);
+        let answers = say("gather", Kind::Cancel, &mut it.world, 5 * MS);
+        assert_eq!((answers, it.runs.take().len()), (1, 0), "{handler}");
+    }
+}
+
 /// Process 1 is connected to shard 0 of process 0, which has two and tells nobody.
 struct Bench {
     world: World,
@@ -112,6 +244,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(adapt: impl FnOnce(&mut Limits)) -> Self {
         let mut limits = random_limits(&mut Rng::with_seed(0));
         limits.shard = ShardOptions {
             turn_messages_max: 1_000,
@@ -126,6 +262,7 @@ impl Bench {
         };
         (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (1_000, 1 << 20);
         (limits.pool_threads, limits.pool_queue) = (0, 2);
+        adapt(&mut limits);
         let mut world = World::new(0, Weather::default(), limits);
         let runs = Runs::new(world.mock.clone());
         world.add_process(0, 2, false, &runs.handlers());

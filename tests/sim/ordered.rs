@@ -123,6 +123,10 @@ struct Bench {
 
 impl Bench {
     fn new(seed: u64, shards: usize, peers: usize) -> Self {
+        Self::with(seed, shards, peers, |_| {})
+    }
+
+    fn with(seed: u64, shards: usize, peers: usize, adapt: impl FnOnce(&mut ShardOptions)) -> Self {
         let mut random = Rng::with_seed(seed);
         let mut limits = random_limits(&mut random);
         limits.shard = ShardOptions {
@@ -137,6 +141,7 @@ impl Bench {
             limits.shard.spawned_max = 1_000;
             limits.shard.buffered_bytes_max = 1 << 20;
         }
+        adapt(&mut limits.shard);
         let mut world = World::new(seed, Weather::default(), limits);
         let seen = Arc::default();
         world.add_process(0, shards, random.bool(), &handlers(&seen));
@@ -283,6 +288,31 @@ fn different_peers_run_at_once_and_no_more_wait_than_may() {
         assert_eq!(ends[6], Some(Ok(())));
         let total = it.end(LONG);
         assert_eq!((total.handled, total.nacked()), (5, 2));
+    }
+}
+
+/// In bytes, of which those that run hold none and one alone may be more; and in tasks. As they end
+/// there is room again.
+#[test]
+fn what_waits_is_bounded_in_bytes_and_in_tasks() {
+    // A message has 16 bytes.
+    for (bytes_max, spawned_max, admitted) in [(10, 100, 2), (40, 100, 3), (1_000, 2, 2)] {
+        let mut it = Bench::with(0, 1, 1, |it| {
+            (it.buffered_bytes_max, it.spawned_max) = (bytes_max, spawned_max);
+        });
+        for round in 0..3 {
+            it.send((0, 0), 10 * MS, 0, LONG);
+            it.pass(MS);
+            for _ in 1..4 {
+                it.send((0, 0), 10 * MS, 0, LONG);
+            }
+            it.pass(50 * MS);
+            let ends = it.calls[4 * round..].iter().map(|it| it.end);
+            let mut expected = [Some(Err(Some(Reason::Overloaded))); 4];
+            expected[..admitted].fill(Some(Ok(())));
+            assert_eq!(ends.collect::<Vec<_>>(), expected, "round {round}");
+        }
+        it.end(LONG);
     }
 }
 

@@ -12,11 +12,13 @@ use corelane::{
     client::{Peer, RawReply, RemoteAnswer},
     engine::sim::Weather,
     error::{CallError, Indeterminate, NotSent},
+    events::{Event, NoEvent},
     handler::{Handler, inline_raw},
+    wire::{Header, Hello, Kind},
 };
 use uuid::Uuid;
 
-use crate::{scenario, world::World};
+use crate::{scenario, stranger::Stranger, world::World};
 
 type Call = corelane::client::Call<RawReply, RemoteAnswer>;
 
@@ -192,6 +194,48 @@ fn who_connects_as_its_last_handle_goes_is_sent_to_again() {
                 panic!("seed {seed}, {rounds} rounds: {ended:?}");
             };
         }
+    }
+}
+
+/// It says goodbye again and again, and comes back.
+#[test]
+fn a_dialed_peer_is_told_of_as_it_comes_drains_and_goes() {
+    let mut limits = scenario::random_limits(&mut fastrand::Rng::with_seed(0));
+    (limits.outgoing_messages_max, limits.outgoing_bytes_max) = (100, 100_000);
+    limits.shard.outgoing_messages_max = 100;
+    limits.heartbeat_timeout = Duration::from_secs(1);
+    let mut world = World::new(0, Weather::default(), limits);
+    world.add_process(0, 1, true, &[]);
+    let mut stranger = Stranger::new(&world);
+    let client = world.processes[0].client.clone();
+    let mut events = client.events();
+    let _peer = client.connect(&stranger.endpoint).unwrap();
+    let instance = Uuid::from_u128(7);
+    let hello = Hello::of_instance(instance).encode();
+    let step = Duration::from_millis(5);
+    for _ in 0..3 {
+        stranger.pass(&mut world, Duration::from_millis(30));
+        stranger.say(&Header::new(Kind::Welcome, 0), &hello);
+        stranger.pass(&mut world, step);
+        let Ok(Event::Up(up)) = events.try_recv() else {
+            panic!("it has come");
+        };
+        assert_eq!(up.instance, instance);
+        let known = client.peers();
+        assert_eq!(known[0].connections, std::slice::from_ref(&up));
+        for _ in 0..3 {
+            stranger.say(&Header::new(Kind::Goodbye, 0), &[]);
+            stranger.pass(&mut world, step);
+        }
+        assert_eq!(events.try_recv(), Ok(Event::Draining(up.clone())));
+        assert_eq!(events.try_recv(), Err(NoEvent::Yet));
+        world.network.cut_all();
+        stranger.pass(&mut world, step / 5);
+        let Ok(Event::Down { peer, .. }) = events.try_recv() else {
+            panic!("it has gone");
+        };
+        assert_eq!(peer, up);
+        assert_eq!(client.peers(), []);
     }
 }
 
