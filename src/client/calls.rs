@@ -251,6 +251,8 @@ mod tests {
         assert_eq!(expired(), Some(correlations[1]));
         assert_eq!(expired(), Some(correlations[0]));
         assert_eq!(expired(), None);
+        calls.insert(call(at(40)));
+        assert_eq!((calls.len(), calls.most()), (1, 3));
     }
 
     #[test]

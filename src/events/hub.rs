@@ -166,9 +166,22 @@ mod tests {
             hub.publish(event(number));
             assert_eq!(quick.try_recv(), Ok(event(number)));
         }
+        // However it asks, what it has missed comes before what follows, and hides none of it.
         assert_eq!(slow.try_recv(), Ok(Event::Missed(7)));
         for number in 7..told {
             assert_eq!(slow.try_recv(), Ok(event(number)));
+        }
+        for at_once in [true, false] {
+            (0..told).for_each(|number| hub.publish(event(number)));
+            let soon = Duration::from_secs(1);
+            let mut next = || match at_once {
+                true => slow.recv(),
+                false => slow.recv_timeout(soon).ok(),
+            };
+            assert_eq!(next(), Some(Event::Missed(7)));
+            assert_eq!([next(), next()], [7, 8].map(|it| Some(event(it))));
+            while slow.try_recv().is_ok() {}
+            while quick.try_recv().is_ok() {}
         }
         assert_eq!(slow.try_recv(), Err(NoEvent::Yet));
         // What a shard had no room to keep is missing for everybody, and before what it kept.

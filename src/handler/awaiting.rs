@@ -173,3 +173,53 @@ impl Drop for Served {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+    use crate::wire::Affinity;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_is_woken_where_it_was_last_polled_and_leaves_nothing() {
+        let board = Rc::new(Board::default());
+        let (first, last) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let waits = |name: &str| Served {
+            board: board.clone(),
+            name: name.into(),
+            place: None,
+        };
+        {
+            let (mut late, mut other) = (pin!(waits("late")), pin!(waits("other")));
+            for woken in [&first, &last] {
+                let waker = woken.clone().into();
+                let mut cx = Context::from_waker(&waker);
+                assert!(late.as_mut().poll(&mut cx).is_pending());
+                assert!(other.as_mut().poll(&mut cx).is_pending());
+            }
+            assert_eq!(board.count_wakers(|_| true), 2);
+            board.set(vec![HandlerEntry::new("late", Affinity::Local)]);
+            assert_eq!([&first, &last].map(|it| it.0.load(Relaxed)), [0, 1]);
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(late.as_mut().poll(&mut cx).is_ready());
+        }
+        assert_eq!(board.count_wakers(|_| true), 0);
+    }
+}

@@ -250,3 +250,25 @@ impl Drop for Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Or every connection that has come and gone would leave one.
+    #[test]
+    fn an_empty_line_is_forgotten() {
+        let lines = Rc::new(Lines::default());
+        let sender = |connection| Sender {
+            shard: 0,
+            connection,
+        };
+        let join = |connection| Lines::join(&lines, (0, sender(connection)), 5, Begun::default());
+        let turns = [join(1), join(1), join(2)];
+        turns[0].begin();
+        assert_eq!((lines.waiting(), lines.0.borrow().bytes), (2, 10));
+        drop(turns);
+        let left = lines.0.borrow();
+        assert_eq!((left.by_peer.len(), left.waiting, left.bytes), (0, 0, 0));
+    }
+}

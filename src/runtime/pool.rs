@@ -201,7 +201,7 @@ mod tests {
         };
         jobs.send(10).unwrap();
         jobs.send(11).unwrap();
-        let mut taken = || (next(&queue, rest), rested.get());
+        let taken = || (next(&queue, rest), rested.get());
         assert_eq!([taken(), taken()], [(Some(10), 0), (Some(11), 0)]);
         assert_eq!([taken(), taken()], [(Some(1), 1), (Some(2), 2)]);
         let (jobs, queue) = crossbeam_channel::bounded::<()>(1);

@@ -169,3 +169,39 @@ impl Core {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quanta::Clock;
+
+    use super::*;
+    use crate::client::ClientOptions;
+
+    #[test]
+    fn events_are_told_some_at_a_time_and_those_that_were_too_many_are_counted() {
+        let options = ClientOptions {
+            message_bytes_max: 1,
+            outgoing_messages_max: 1,
+            outgoing_bytes_max: 1,
+            deadline: Duration::from_secs(1),
+        };
+        let client = Client::new(Vec::new(), Clock::new(), options);
+        let mut events = client.events();
+        let mut news = News::new(0, &client);
+        let event = |number: usize| Event::HandlerRegistered {
+            name: number.to_string(),
+        };
+        const MISSED: usize = 6;
+        (0..WAITING_MAX + MISSED).for_each(|number| news.tell(|| event(number)));
+        let mut turns = 0;
+        while news.is_due {
+            news.hand_on();
+            turns += 1;
+        }
+        assert_eq!(turns, WAITING_MAX / TOLD_AT_ONCE);
+        assert_eq!(events.try_recv(), Ok(Event::Missed(MISSED as u64)));
+        for number in MISSED..WAITING_MAX + MISSED {
+            assert_eq!(events.try_recv(), Ok(event(number)));
+        }
+    }
+}

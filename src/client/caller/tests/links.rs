@@ -82,19 +82,28 @@ fn another_shard_or_process_is_not_the_one_that_was_told_of() {
 
 #[test]
 fn a_closed_process_leaves_no_connection_to_be_begun() {
-    let mut bench = Bench::new();
-    let mut waiting = bench.submit_waiting(Kind::Request);
-    bench.caller.learn_shards(bench.peer, &welcome(), 0);
-    for link in bench.caller.links_of(bench.peer) {
-        bench.caller.close(link, None);
+    // Whichever of its connections is closed first.
+    for is_link_first in [false, true] {
+        let mut bench = Bench::new();
+        let mut waiting = bench.submit_waiting(Kind::Request);
+        bench.caller.learn_shards(bench.peer, &welcome(), 0);
+        let links = bench.caller.links_of(bench.peer);
+        if !is_link_first {
+            bench.caller.close(bench.peer, Some(&mut bench.outbox));
+            assert!(!bench.caller.wants_links(), "nobody would close it");
+        }
+        for link in links {
+            bench.caller.close(link, None);
+            assert!(!bench.caller.wants_links());
+        }
+        bench.caller.close(bench.peer, Some(&mut bench.outbox));
+        waiting.expect_not_sent(NotSent::Closed);
+        assert!(bench.caller.pop_wanted().is_none());
+        bench.assert_over(AccountSnapshot {
+            not_sent: 1,
+            ..account(1)
+        });
     }
-    bench.caller.close(bench.peer, Some(&mut bench.outbox));
-    waiting.expect_not_sent(NotSent::Closed);
-    assert!(bench.caller.pop_wanted().is_none());
-    bench.assert_over(AccountSnapshot {
-        not_sent: 1,
-        ..account(1)
-    });
 }
 
 /// The last handle to a process that has connected is gone while a one-way message stands in the

@@ -52,6 +52,10 @@ fn what_a_shards_own_tasks_send_ends_once_and_within_the_bounds() {
         }
         other => panic!("{other:?}"),
     }
+    let mut none = order(Kind::Request);
+    let within = Duration::ZERO;
+    let refused = bench.caller.submit_call(now, peer, &mut none, within);
+    assert_eq!(refused.unwrap_err(), NotSent::Deadline);
     bench.caller.refuse_new();
     assert_eq!(call(&mut bench).unwrap_err(), NotSent::Closed);
     bench.assert_over(AccountSnapshot {
@@ -121,5 +125,99 @@ fn a_call_that_nobody_waits_for_is_taken_back_or_cancelled() {
         not_sent: 2,
         indeterminate: 2,
         ..account(4)
+    });
+}
+
+fn one_way(bytes: usize) -> Order {
+    Order {
+        kind: Kind::OneWay,
+        codec: Codec::Raw,
+        handler: HandlerKey::of("sum"),
+        route_key: 7,
+        payload: Bytes::from(vec![0; bytes]).into(),
+    }
+}
+
+/// Another thread's message waits for room; the shard's own does not overtake it as that comes.
+#[test]
+fn a_shards_own_message_stays_behind_what_waits() {
+    let mut bench = Bench::new();
+    for _ in 0..4 {
+        let _answer = bench.submit_boxed(Kind::Request);
+    }
+    bench.take();
+    let peer = bench.peer;
+    let mut order = one_way(0);
+    bench.caller.submit_one_way(peer, &mut order).unwrap();
+    bench.load(bench.now);
+    let kinds = [bench.take(), bench.take(), bench.take()].map(|it| it.kind);
+    assert_eq!(kinds, [Kind::Request; 3]);
+    bench.load(bench.now);
+    let last = Header::decode(bench.outbox.front().unwrap().header).unwrap();
+    assert_eq!(last.kind, Kind::OneWay);
+}
+
+/// One that is larger than the bound passes alone, and what has left leaves room.
+#[test]
+fn what_waits_or_is_staged_is_bounded_in_bytes() {
+    const LARGE: usize = 2 << 20;
+    let mut bench = Bench::new();
+    let peer = bench.peer;
+    let send = |bench: &mut Bench, bytes| {
+        let mut order = one_way(bytes);
+        bench.caller.submit_one_way(peer, &mut order)
+    };
+    for standing in [Standing::Down, Standing::Up] {
+        bench.caller.stand(peer, standing);
+        // Whatever had waited left its room behind.
+        for _ in 0..2 {
+            send(&mut bench, LARGE).unwrap();
+            assert_eq!(send(&mut bench, 1), Err(NotSent::Full));
+            bench.load(bench.now);
+            bench.outbox.pop_front();
+            bench.settle();
+            bench.caller.stand(peer, standing);
+        }
+        // Less their frames.
+        let half = (1 << 19) - 1_000;
+        assert_eq!([half, half].map(|it| send(&mut bench, it)), [Ok(()); 2]);
+        assert_eq!(send(&mut bench, 10_000), Err(NotSent::Full));
+        bench.load(bench.now);
+        bench.outbox.pop_front();
+        bench.outbox.pop_front();
+        bench.settle();
+    }
+    bench.assert_over(AccountSnapshot {
+        one_way_sent: 8,
+        ..account(8)
+    });
+}
+
+/// Each message's credit comes back as it leaves, and no other's; also on the next connection.
+#[test]
+fn credit_comes_back_message_by_message() {
+    let mut bench = Bench::new();
+    for lost in 0..3 {
+        bench.submit_sent(Kind::OneWay);
+        bench.submit_boxed(Kind::OneWay);
+        bench.submit_boxed(Kind::OneWay);
+        bench.settle();
+        for waiting in [2, 1, 0] {
+            assert_eq!(bench.shared.credit.waiting(), waiting);
+            if waiting > 0 {
+                bench.take();
+            }
+        }
+        // One that is only staged.
+        let (message, _) = bench.message(Kind::OneWay);
+        bench.caller.submit(bench.now, message);
+        assert_eq!(bench.shared.credit.waiting(), 1);
+        bench.lose_connection();
+        assert_eq!(bench.account().lost, lost + 1);
+    }
+    bench.assert_over(AccountSnapshot {
+        one_way_sent: 9,
+        lost: 3,
+        ..account(12)
     });
 }
