@@ -151,8 +151,10 @@ pub(crate) fn a_deadline_that_passes_in_the_queue_runs_nothing(setup: &Setup) {
     let metrics = service.runtime.metrics();
     let late = usize::from(Reason::DeadlineExceeded.to_u16());
     assert_eq!(metrics.total().nacked_by_reason[late], 1);
-    let ran = metrics.histogram(Metric::InHandler, "hold").unwrap();
-    assert_eq!(ran.len(), 1, "only what ran is measured");
+    for metric in [Metric::InHandler, Metric::ReadToReply] {
+        let ran = metrics.histogram(metric, "hold").unwrap();
+        assert_eq!(ran.len(), 1, "only what ran is measured");
+    }
 }
 
 /// A handler's state that cannot be dropped in peace.

@@ -106,8 +106,10 @@ pub(crate) fn handlers_come_and_go_on_every_shard(setup: &Setup) {
         .collect();
     assert_eq!(runs, [("echo", 0), ("late", 5), ("last", 2)]);
     for (name, count) in [("late", 5), ("last", 2)] {
-        let histogram = metrics.histogram(Metric::InHandler, name).unwrap();
-        assert_eq!(histogram.len(), count, "{name}");
+        for metric in [Metric::InHandler, Metric::ReadToReply] {
+            let histogram = metrics.histogram(metric, name).unwrap();
+            assert_eq!(histogram.len(), count, "{name}");
+        }
     }
     let seen: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok())
         .filter(|it| !matches!(it, Event::Up(_)))

@@ -60,6 +60,8 @@ pub(crate) fn health_and_handlers_are_told(setup: &Setup) {
             assert!(!text.contains("UnknownHandler"), "{name}: {text}");
         }
     }
+    // The operator's thread is not the pool.
+    assert_eq!(service.runtime.metrics().total().blocking, 0);
     let totals = service.runtime.drain();
     assert_eq!(totals.accepted, totals.handled + totals.nacked);
     // No name to wait for, no dump_dir, and no leave to drain.

@@ -346,6 +346,9 @@ pub(crate) fn a_mebibyte_comes_back_and_more_is_refused(setup: &Setup) {
         "limits.message_bytes_max is 1000",
     );
     assert_eq!(ask(1_000).unwrap().len(), 1_000);
+    let totals = small.runtime.drain();
+    let counted = (totals.accepted, totals.handled, totals.nacked);
+    assert_eq!(counted, (3, 2, 1));
 }
 
 pub(crate) fn names_of_called_handlers_are_learnt(setup: &Setup) {
