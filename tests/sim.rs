@@ -9,6 +9,8 @@
 
 #[path = "sim/actions.rs"]
 mod actions;
+#[path = "sim/batches.rs"]
+mod batches;
 #[path = "sim/blocking.rs"]
 mod blocking;
 #[path = "sim/bounds.rs"]

@@ -163,7 +163,10 @@ fn what_another_task_makes_late_as_it_spins_does_not_run() {
 /// Or a connection would be read no more, once as many were cancelled as answers may wait.
 #[test]
 fn a_place_that_is_kept_for_an_answer_is_free_again_if_none_comes() {
-    let mut it = Bench::with(|limits| limits.shard.outgoing_messages_max = 8);
+    let mut it = Bench::with(|limits| {
+        limits.shard.outgoing_messages_max = 8;
+        limits.outgoing_messages_max = 8;
+    });
     for _ in 0..3 {
         let mut calls = [(); 6].map(|()| it.send("sleep.last", false, 100 * MS));
         it.pass(MS);

@@ -221,3 +221,33 @@ fn credit_comes_back_message_by_message() {
         ..account(12)
     });
 }
+
+/// However it stops waiting, the room that it took is free.
+#[test]
+fn what_waits_no_longer_leaves_its_room() {
+    let mut bench = Bench::new();
+    let peer = bench.peer;
+    let half = (1 << 19) + 1;
+    let call = |bench: &mut Bench| {
+        let mut order = Order {
+            kind: Kind::Request,
+            ..one_way(half)
+        };
+        let (now, within) = (bench.now, ms(10));
+        bench.caller.submit_call(now, peer, &mut order, within)
+    };
+    bench.caller.stand(peer, Standing::Down);
+    for _ in 0..2 {
+        let _first = call(&mut bench).unwrap();
+        assert_eq!(call(&mut bench).unwrap_err(), NotSent::Full);
+        // Its deadline passes.
+        bench.caller.expire(bench.now + ms(10));
+    }
+    let _last = call(&mut bench).unwrap();
+    let moved = bench.caller.queues.get_mut(&peer).unwrap().move_waiting();
+    assert_eq!(moved.len(), 1);
+    let _again = call(&mut bench).unwrap();
+    let ended = bench.caller.queues.get_mut(&peer).unwrap().take_waiting();
+    assert_eq!(ended.len(), 1);
+    let _again = call(&mut bench).unwrap();
+}
