@@ -227,27 +227,28 @@ fn credit_comes_back_message_by_message() {
 fn what_waits_no_longer_leaves_its_room() {
     let mut bench = Bench::new();
     let peer = bench.peer;
-    let half = (1 << 19) + 1;
-    let call = |bench: &mut Bench| {
+    let call = |bench: &mut Bench, bytes| {
         let mut order = Order {
             kind: Kind::Request,
-            ..one_way(half)
+            ..one_way(bytes)
         };
         let (now, within) = (bench.now, ms(10));
         bench.caller.submit_call(now, peer, &mut order, within)
     };
+    let expire = |bench: &mut Bench| bench.caller.expire(bench.now + ms(10));
+    let queue = |bench: &mut Bench, take: fn(&mut Queue) -> VecDeque<_>| {
+        take(bench.caller.queues.get_mut(&peer).unwrap()).len()
+    };
     bench.caller.stand(peer, Standing::Down);
-    for _ in 0..2 {
-        let _first = call(&mut bench).unwrap();
-        assert_eq!(call(&mut bench).unwrap_err(), NotSent::Full);
-        // Its deadline passes.
-        bench.caller.expire(bench.now + ms(10));
+    for way in 0..3 {
+        let _large = call(&mut bench, 1 << 20).unwrap();
+        assert_eq!(call(&mut bench, 1).unwrap_err(), NotSent::Full);
+        match way {
+            0 => expire(&mut bench),
+            1 => assert_eq!(queue(&mut bench, Queue::move_waiting), 1),
+            _ => assert_eq!(queue(&mut bench, Queue::take_waiting), 1),
+        }
+        let _both = [1, 1].map(|bytes| call(&mut bench, bytes).unwrap());
+        expire(&mut bench);
     }
-    let _last = call(&mut bench).unwrap();
-    let moved = bench.caller.queues.get_mut(&peer).unwrap().move_waiting();
-    assert_eq!(moved.len(), 1);
-    let _again = call(&mut bench).unwrap();
-    let ended = bench.caller.queues.get_mut(&peer).unwrap().take_waiting();
-    assert_eq!(ended.len(), 1);
-    let _again = call(&mut bench).unwrap();
 }
