@@ -33,6 +33,8 @@ pub(crate) struct Rude {
     /// What it will say, and when.
     later: Vec<(Instant, ConnectionId, Header, Vec<u8>)>,
     calls: u32,
+    /// It answers, and calls nobody any more.
+    is_hushed: bool,
 }
 
 impl Rude {
@@ -44,7 +46,12 @@ impl Rude {
             lie,
             later: Vec::new(),
             calls: 0,
+            is_hushed: false,
         }
+    }
+
+    pub(crate) fn hush(&mut self) {
+        self.is_hushed = true;
     }
 
     /// When it must be turned though nothing arrives.
@@ -176,6 +183,9 @@ impl Rude {
 
     /// Calls whoever has dialed it, by the smallest numbers, again on each connection.
     fn call(&mut self, now: Instant, to: ConnectionId) {
+        if self.is_hushed {
+            return;
+        }
         self.calls += 1;
         let order = Order {
             id: STRANGER_IDS + self.calls,
