@@ -187,8 +187,8 @@ fn who_is_dialed_once_is_told_of_as_it_ends_and_not_dialed_again() {
         assert!(world.server().engine.may_park(), "{at}");
     }
     let at = ipc("there").parse().unwrap();
-    let (mut world, _) = World::serving(options(), &at);
-    world.ends.push(World::new([options()]).ends.remove(0));
+    let mut world = World::new([options(), options()]);
+    world.server().engine.listen(&at).unwrap();
     let id = world.ends[1].engine.connect_once(&at).unwrap();
     world.until("they are up", |world| {
         world.ends.iter().all(|end| !end.ups().is_empty())
