@@ -45,7 +45,7 @@ fn each_batch_runs_at_its_own_time_and_counts_its_own_bytes() {
     let endpoint = &world.processes[0].shards[0].endpoint;
     let client = world.processes[1].client.clone();
     let peer: Peer = client.connect(endpoint).unwrap();
-    pass(&mut world, 20 * MS);
+    world.pass(20 * MS, |_| {});
     let send = |handler: &str, bytes: usize| {
         let message = client.message(handler).raw(vec![0; bytes]).to(&peer);
         message.confirm().send().unwrap()
@@ -54,23 +54,14 @@ fn each_batch_runs_at_its_own_time_and_counts_its_own_bytes() {
     for round in 0..3 {
         let done = 4 * round;
         calls.extend([send("soon", 1), send("late", 1)]);
-        pass(&mut world, MS);
+        world.pass(MS, |_| {});
         assert_eq!(peer.account().handled, done, "none is due");
-        pass(&mut world, 2 * MS);
+        world.pass(2 * MS, |_| {});
         assert_eq!(peer.account().handled, done + 1, "one is");
-        pass(&mut world, 7 * MS);
+        world.pass(7 * MS, |_| {});
         assert_eq!(peer.account().handled, done + 2);
         calls.extend([send("late", 5), send("late", 5)]);
-        pass(&mut world, MS);
+        world.pass(MS, |_| {});
         assert_eq!(peer.account().handled, done + 4, "it is full");
     }
-}
-
-fn pass(world: &mut World, time: Duration) {
-    let until = world.now() + time;
-    world.settle(|_| {});
-    while world.advance(until) {
-        world.settle(|_| {});
-    }
-    world.settle(|_| {});
 }

@@ -44,7 +44,7 @@ fn what_goes_to_another_shard_stays_within_the_bytes_that_a_shard_may_hold() {
     let client = world.processes[1].client.clone();
     let connect = |_| client.connect(&endpoint).unwrap();
     let peers: Vec<Peer> = (0..CONNECTIONS).map(connect).collect();
-    pass(&mut world, Duration::from_millis(10), |_| {});
+    world.pass(Duration::from_millis(10), |_| {});
 
     let until = world.now() + Duration::from_millis(10);
     world.stall(0, Some(1), until);
@@ -56,7 +56,7 @@ fn what_goes_to_another_shard_stays_within_the_bytes_that_a_shard_may_hold() {
         }
     }
     let mut most = 0;
-    pass(&mut world, Duration::from_millis(50), |world| {
+    world.pass(Duration::from_millis(50), |world| {
         let depths = world.processes[0].shards[0].depths().unwrap();
         assert!(depths.away <= 2 && depths.held <= CONNECTIONS, "{depths:?}");
         most = most.max(depths.held);
@@ -101,7 +101,7 @@ fn who_takes_no_answers_does_not_fill_the_memory_of_whoever_dialed_it() {
         };
         stranger.say(&header, &order(0, correlation as u32).encode());
         stranger.engine.flush(world.now());
-        pass(&mut world, Duration::from_micros(200), |world| {
+        world.pass(Duration::from_micros(200), |world| {
             most = most.max(world.plant.outbox_most());
         });
     }
@@ -110,7 +110,7 @@ fn who_takes_no_answers_does_not_fill_the_memory_of_whoever_dialed_it() {
     assert!((8..=16).contains(&ran), "{ran} have run");
     // What had no room for an answer is lost, in its handler's account, too.
     world.drain(0, Duration::ZERO);
-    pass(&mut world, Duration::from_millis(1), |_| {});
+    world.pass(Duration::from_millis(1), |_| {});
     let (total, metrics) = world.processes[0].last_words();
     let mut handlers = metrics.handlers();
     let of_it = handlers.find(|it| it.name == "run.last").unwrap().counters;
@@ -128,16 +128,5 @@ fn order(lane: u32, sequence: u32) -> Order {
         sequence,
         conduct: Conduct::Return,
         takes_us: 0,
-    }
-}
-
-fn pass(world: &mut World, time: Duration, mut look: impl FnMut(&World)) {
-    let until = world.now() + time;
-    loop {
-        world.settle(|_| {});
-        look(world);
-        if !world.advance(until) {
-            return;
-        }
     }
 }

@@ -315,12 +315,7 @@ impl Bench {
     }
 
     fn pass(&mut self, time: Duration) {
-        let until = self.world.now() + time;
-        self.world.settle(|_| {});
-        while self.world.advance(until) {
-            self.world.settle(|_| {});
-        }
-        self.world.settle(|_| {});
+        self.world.pass(time, |_| {});
     }
 
     /// What the two processes have counted.

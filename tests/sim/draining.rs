@@ -88,7 +88,7 @@ impl Bench {
         let client = world.processes[1].client.clone();
         let connect = |_| client.connect(&endpoint).unwrap();
         let peers = (0..connections).map(connect).collect();
-        pass(&mut world, 10 * MS);
+        world.pass(10 * MS, |_| {});
         Self { world, peers }
     }
 
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn pass(&mut self, time: Duration) {
-        pass(&mut self.world, time);
+        self.world.pass(time, |_| {});
     }
 
     fn is_over(&self) -> bool {
@@ -326,7 +326,7 @@ fn what_was_too_late_for_its_batch_is_lost_and_not_indeterminate() {
     let endpoint = world.processes[0].shards[0].endpoint.clone();
     let client = world.processes[1].client.clone();
     let peer = client.connect(&endpoint).unwrap();
-    pass(&mut world, 10 * MS);
+    world.pass(10 * MS, |_| {});
 
     // Both cross, to be collected there; the way back has room for one.
     let send = |world: &World, sequence| {
@@ -342,11 +342,11 @@ fn what_was_too_late_for_its_batch_is_lost_and_not_indeterminate() {
         Sent::send(message, order, Mode::Request, (0, &peer), now, within).unwrap()
     };
     let calls = [send(&world, 0), send(&world, 1)];
-    pass(&mut world, 100 * MS / 1_000);
+    world.pass(100 * MS / 1_000, |_| {});
     let until = world.now() + 10 * MS;
     world.stall(0, None, until);
     world.drain(0, 5 * MS);
-    pass(&mut world, 20 * MS);
+    world.pass(20 * MS, |_| {});
     drop(calls);
     assert!(runs.take().is_empty(), "their deadlines had passed");
     let (total, _) = world.processes[0].last_words();
@@ -373,31 +373,22 @@ fn what_never_had_its_turn_is_lost_and_not_indeterminate() {
     let endpoint = world.processes[0].shards[0].endpoint.clone();
     let client = world.processes[1].client.clone();
     let peer = client.connect(&endpoint).unwrap();
-    pass(&mut world, 10 * MS);
+    world.pass(10 * MS, |_| {});
     let send = |within| {
         let message = client.message("line").raw("").to(&peer);
         message.request().within(within).send().unwrap()
     };
     let calls = [100 * MS, 10 * MS, 10 * MS].map(send);
-    pass(&mut world, 5 * MS);
+    world.pass(5 * MS, |_| {});
 
     let until = world.now() + 30 * MS;
     world.stall(0, Some(0), until);
-    pass(&mut world, 10 * MS);
+    world.pass(10 * MS, |_| {});
     world.drain(0, 5 * MS);
-    pass(&mut world, 50 * MS);
+    world.pass(50 * MS, |_| {});
     drop(calls);
     let (total, _) = world.processes[0].last_words();
     assert_eq!((total.accepted, total.hopped_in), (3, 3), "{total:?}");
     let late = total.nacked_by_reason[usize::from(Reason::DeadlineExceeded.to_u16())];
     assert_eq!((late, total.lost, total.indeterminate), (1, 1, 1));
-}
-
-fn pass(world: &mut World, time: Duration) {
-    let until = world.now() + time;
-    world.settle(|_| {});
-    while world.advance(until) {
-        world.settle(|_| {});
-    }
-    world.settle(|_| {});
 }

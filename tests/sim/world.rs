@@ -139,6 +139,20 @@ impl World {
         next < until
     }
 
+    /// Lets so much time pass; `look` looks on whenever all has settled.
+    pub(crate) fn pass(&mut self, time: Duration, mut look: impl FnMut(&Self)) {
+        let until = self.now() + time;
+        loop {
+            self.settle(|_| {});
+            look(self);
+            if !self.advance(until) {
+                break;
+            }
+        }
+        self.settle(|_| {});
+        look(self);
+    }
+
     /// Has a process stop gracefully, or at once with `Duration::ZERO`.
     pub(crate) fn drain(&mut self, process: usize, within: Duration) {
         let until = self.now() + within;
