@@ -312,7 +312,7 @@ impl Scenario {
     fn end(mut self) -> Trace {
         self.pass(LONG);
         assert!(self.pending.is_empty(), "a call never ended");
-        // One-way messages wait for as long as it takes to connect: who hears them may call by then.
+        // One-way messages wait for as long as it takes to connect: who hears them may call then.
         self.world.strangers.iter_mut().for_each(Rude::hush);
         self.pass(LONG / 2);
         self.check_quiet();
