@@ -6,9 +6,11 @@ mod closing;
 mod doorbell;
 mod inbox;
 mod mesh;
+mod posted;
 mod ring;
 mod room;
 
 pub use doorbell::Doorbell;
 pub use inbox::{Inbox, Port, Refused, inbox};
 pub use mesh::{Joining, Mesh, Published, Seat, seats};
+pub use posted::Posted;

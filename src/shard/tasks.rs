@@ -28,7 +28,7 @@ use super::{
 use crate::{
     engine::ConnectionId,
     handler::{Begun, Failure, Lane, Spawning},
-    route::Doorbell,
+    route::{Doorbell, Posted},
     wire::{Header, Outbox, Promise},
 };
 
@@ -387,14 +387,14 @@ pub(super) struct SeenWaker {
     executor: Waker,
     woken: Arc<Woken>,
     /// It is in the mail, and has not arrived since.
-    is_in_the_mail: AtomicBool,
+    in_the_mail: Posted,
 }
 
 impl SeenWaker {
     /// On the shard's thread.
     fn arrive(&self) {
         // First: whoever wakes the task from here on is in time, or posts it again.
-        self.is_in_the_mail.swap(false, Ordering::AcqRel);
+        self.in_the_mail.arrive();
         self.wake_now();
     }
 
@@ -408,7 +408,7 @@ impl SeenWaker {
     /// when no task has anything to do, the reactor included.
     #[cold]
     fn post(self: &Arc<Self>) {
-        if !self.is_in_the_mail.swap(true, Ordering::AcqRel) {
+        if self.in_the_mail.post() {
             // Refused: the shard is over.
             let _ = self.woken.mail.send(self.clone());
             self.woken.doorbell.ring();
@@ -428,7 +428,7 @@ impl<F> Watched<F> {
             let given = Arc::new(SeenWaker {
                 executor: executor.clone(),
                 woken: self.woken.clone(),
-                is_in_the_mail: AtomicBool::new(false),
+                in_the_mail: Posted::default(),
             });
             let slot = self.wakers.borrow_mut().insert(given.clone());
             if let Some(brake) = &self.brake {
