@@ -212,3 +212,37 @@ fn a_call_that_is_withdrawn_leaves_the_others_whole() {
         assert!(outbox.is_empty() && outbox.bytes() == 0, "after {bytes}");
     }
 }
+
+/// A connection's promises end with it: those of the one before are nobody's.
+#[test]
+fn what_was_promised_to_a_connection_that_is_gone_changes_nothing_on_the_next() {
+    let mut outbox = Outbox::new(2, 1 << 20);
+    let stale = outbox.promise();
+    outbox.promise();
+    assert!(outbox.is_blocked(), "all places are kept");
+    outbox.hold();
+    outbox.clear();
+    assert!(!outbox.is_blocked(), "the next one is read");
+
+    let own = [(); 2].map(|()| outbox.promise());
+    let mut answer = Outbox::new(1, usize::MAX);
+    answer.push(&header(1), b"answer").unwrap();
+    let frames = answer.contiguous().unwrap().to_vec();
+    assert!(!outbox.keep(stale, &mut answer));
+    assert!(!outbox.keep_framed(stale, &frames));
+    outbox.forgo(stale);
+    assert_eq!((outbox.messages(), answer.messages()), (0, 1));
+    assert!(outbox.is_blocked(), "its own places are kept");
+
+    assert!(outbox.keep(own[0], &mut answer));
+    assert!(outbox.is_blocked(), "one waits, and one is to come");
+    outbox.forgo(own[1]);
+    assert_eq!((outbox.messages(), answer.messages()), (1, 0));
+    assert!(!outbox.is_blocked());
+    let own = outbox.promise();
+    assert!(outbox.is_blocked());
+    assert!(outbox.keep_framed(own, &frames));
+    assert_eq!(drain(&mut outbox, 1_000), [&frames[..], &frames].concat());
+    outbox.promise();
+    assert!(!outbox.is_blocked(), "one place of two is free");
+}
