@@ -55,6 +55,8 @@ mod seen;
 mod stranger;
 #[path = "sim/tampered.rs"]
 mod tampered;
+#[path = "sim/unanswered.rs"]
+mod unanswered;
 #[path = "sim/world.rs"]
 mod world;
 

@@ -342,7 +342,11 @@ impl Core {
     /// An accepted connection is closed for messages that cannot be read.
     pub(super) fn condemn(&mut self, connection: ConnectionId, outbox: Option<&mut Outbox>) {
         let mut nothing = Outbox::new(0, 0);
-        self.end_sent_by(connection, outbox.unwrap_or(&mut nothing));
+        let outbox = outbox.unwrap_or(&mut nothing);
+        let is_ended = self.end_sent_by(connection, outbox);
+        if !is_ended && !self.nearby.is_tried(connection) {
+            self.recorder.counters.answers_lost += outbox.messages() as u64;
+        }
         self.part_from(connection, Departure::Unreadable);
     }
 

@@ -38,6 +38,12 @@ impl Stranger {
         }
     }
 
+    /// Connects there.
+    pub(crate) fn dial(&mut self, endpoint: &str) {
+        let endpoint = endpoint.parse().expect("is an endpoint");
+        self.engine.connect(&endpoint).expect("can be begun");
+    }
+
     /// Listens to everybody, and lets out what was said. Returns how much there was.
     pub(crate) fn turn(&mut self, now: Instant) -> usize {
         let Self { up, heard, .. } = self;

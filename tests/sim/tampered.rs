@@ -13,7 +13,7 @@ use corelane::{
     engine::{ConnectionId, Engine, Event, Incoming, Outgoing, sim::Sim},
     error::EngineError,
     peers::PeerShared,
-    wire::{Header, Kind, Outbox, Received},
+    wire::{Header, Kind, Outbox, Reason, Received},
 };
 use quanta::Instant;
 
@@ -45,6 +45,8 @@ pub(crate) struct Plant {
     made: RefCell<HashMap<Place, u64>>,
     /// The correlation of what arrives as no message at all.
     garbled: Cell<Option<u64>>,
+    /// The correlation of what is not taken in, and why.
+    declined: Cell<Option<(u64, Reason)>>,
     /// How many connections cannot be begun.
     refusals: Cell<usize>,
     /// Why connections were lost.
@@ -84,14 +86,24 @@ impl Plant {
         self.garbled.set(Some(correlation));
     }
 
+    /// The payload of what has this correlation is not taken in.
+    pub(crate) fn decline(&self, correlation: u64, reason: Reason) {
+        self.declined.set(Some((correlation, reason)));
+    }
+
     /// The next connections, so many, cannot be begun: there is no socket to be had.
     pub(crate) fn refuse_connections(&self, count: usize) {
         self.refusals.set(count);
     }
 
     fn is_garbled(&self, header: &[u8]) -> bool {
-        let garbled = self.garbled.get();
-        garbled.is_some_and(|it| Header::decode(header).is_ok_and(|its| its.correlation == it))
+        self.garbled.get().is_some_and(|it| is_of(header, it))
+    }
+
+    /// Why this is not taken in, if it is not.
+    fn why_declined(&self, header: &[u8]) -> Option<Reason> {
+        let declined = self.declined.get();
+        declined.and_then(|(correlation, why)| is_of(header, correlation).then_some(why))
     }
 
     pub(crate) fn outbox_most(&self) -> usize {
@@ -138,6 +150,20 @@ impl Plant {
             let frames = 1_000;
             return sink(Event::Malformed { connection, frames });
         }
+        let event = match event {
+            Event::Message(incoming) => match self.why_declined(incoming.message.header()) {
+                Some(reason) => {
+                    return sink(Event::Declined {
+                        connection: incoming.connection,
+                        header: incoming.message.header(),
+                        reason,
+                        outbox: incoming.outbox,
+                    });
+                }
+                None => Event::Message(incoming),
+            },
+            event => event,
+        };
         if self.bug.get().is_none() && self.kept.borrow().is_none() {
             if let Event::Down { why, .. } = &event {
                 self.lost.borrow_mut().push(format!("Lost({why:?})"));
@@ -224,6 +250,10 @@ impl Plant {
             hand(&kept.header, &mut kept.payload);
         }
     }
+}
+
+fn is_of(header: &[u8], correlation: u64) -> bool {
+    Header::decode(header).is_ok_and(|its| its.correlation == correlation)
 }
 
 pub(crate) struct Tampered {
