@@ -21,6 +21,8 @@ mod cancelling;
 mod changing;
 #[path = "sim/check.rs"]
 mod check;
+#[path = "sim/crossing.rs"]
+mod crossing;
 #[path = "sim/draining.rs"]
 mod draining;
 #[path = "sim/epochs.rs"]
