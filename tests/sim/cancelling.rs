@@ -237,6 +237,31 @@ fn a_cancel_is_for_the_latest_message_of_its_number() {
     }
 }
 
+/// Nobody waits for a one-way message, and so nobody can stop waiting: its number means nothing.
+#[test]
+fn a_cancel_spares_a_one_way_message_that_bears_its_number() {
+    let mut it = Bench::new();
+    let mut stranger = Stranger::new(&it.world);
+    let client = it.world.processes[0].client.clone();
+    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
+    stranger.pass(&mut it.world, 5 * MS);
+    let order = Order {
+        id: 0,
+        lane: 0,
+        sequence: 0,
+        conduct: Conduct::Return,
+        takes_us: 0,
+    };
+    let one_way = Header {
+        handler: "gather".into(),
+        ..Header::new(Kind::OneWay, 7)
+    };
+    stranger.say(&one_way, &order.encode());
+    stranger.say(&Header::new(Kind::Cancel, 7), &[]);
+    stranger.pass(&mut it.world, 5 * MS);
+    assert_eq!(it.runs.take().len(), 1);
+}
+
 /// Process 1 is connected to shard 0 of process 0, which has two and tells nobody.
 struct Bench {
     world: World,
