@@ -93,3 +93,28 @@ fn each_shard_knows_which_messages_are_anothers() {
         }
     }
 }
+
+/// What its predecessor has begun ends under it, and counts among what it may run at once.
+#[test]
+fn a_handler_that_is_served_anew_keeps_count_of_what_is_under_way() {
+    let info = ShardInfo {
+        shard: 0,
+        shards: 1,
+        cpu: 0,
+        numa_node: 0,
+    };
+    let handler = || spawned("a", |(): (), _| async { Ok(()) }).concurrency(2);
+    let mut registry = Registry::new(&[handler()], &info);
+    let index = registry.user_index_of("a").unwrap();
+    for _ in 0..2 {
+        registry.begin(index);
+    }
+    registry.end(index);
+    registry.remove("a");
+    registry.prepare(&handler(), index, &info).unwrap();
+    registry.install();
+    assert_eq!(registry.user_index_of("a"), Some(index));
+    assert_eq!(registry.under_way(index), (1, 2));
+    registry.end(index);
+    assert_eq!(registry.under_way(index), (0, 2));
+}
