@@ -21,6 +21,8 @@ mod cancelling;
 mod changing;
 #[path = "sim/check.rs"]
 mod check;
+#[path = "sim/closing.rs"]
+mod closing;
 #[path = "sim/crossing.rs"]
 mod crossing;
 #[path = "sim/draining.rs"]
