@@ -104,7 +104,7 @@ fn what_has_waited_in_a_ring_is_as_old_as_it_is() {
     }
 }
 
-/// A connection that brings answers, too, is read on whatever happens, and so nothing of it is held.
+/// A connection that brings answers, too, is read on whatever happens: nothing of it is held.
 #[test]
 fn what_a_full_ring_does_not_take_of_a_dialed_peer_is_refused() {
     let (mut world, runs) = world(2, None);
