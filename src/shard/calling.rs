@@ -33,11 +33,8 @@ impl<E: Engine> Shard<E> {
                         continue;
                     }
                     let until = now + self.core.options.close_within;
-                    // Last, for it knows the others.
-                    let links = self.core.side.caller.borrow().links_of(peer);
-                    for id in links.into_iter().chain([peer]) {
-                        self.core.closing.push((id, until));
-                    }
+                    // Its links join it there.
+                    self.core.closing.push((peer, until));
                 }
             }
         }
