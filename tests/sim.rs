@@ -15,6 +15,8 @@ mod batches;
 mod blocking;
 #[path = "sim/bounds.rs"]
 mod bounds;
+#[path = "sim/callers.rs"]
+mod callers;
 #[path = "sim/cancelling.rs"]
 mod cancelling;
 #[path = "sim/changing.rs"]
