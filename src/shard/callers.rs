@@ -285,6 +285,28 @@ pub(super) fn keep(hello: Hello) -> Said {
 mod tests {
     use super::*;
 
+    /// A handle by a former name is none to who is spoken of now, nor does its end forget that one.
+    #[test]
+    fn the_handles_by_one_name_are_counted_and_those_by_others_are_not() {
+        let instance = Uuid::from_u128(1);
+        let mut callers = Callers::default();
+        let [former, id] = [PeerId::unique(), PeerId::unique()];
+        assert_eq!(callers.add_handle(instance, former), None);
+        assert_eq!(callers.add_handle(instance, former), None);
+        assert!(!callers.drop_handle(instance, former), "there is another");
+        assert!(callers.drop_handle(instance, former));
+
+        assert_eq!(callers.add_handle(instance, id), Some(former));
+        assert_eq!(callers.add_handle(instance, id), None);
+        assert!(callers.drop_handle(instance, former));
+        callers.forget(instance, former);
+        assert!(!callers.drop_handle(instance, id), "there is another");
+        assert!(callers.drop_handle(instance, id));
+        callers.forget(instance, id);
+        assert!(callers.spoken_of.is_empty());
+        assert!(callers.drop_handle(instance, id), "nobody speaks of it");
+    }
+
     #[test]
     fn a_peer_that_says_much_is_kept_in_part() {
         let mut hello = Hello::of_instance(Uuid::from_u128(1));
@@ -293,6 +315,8 @@ mod tests {
         let said = keep(hello.clone());
         assert_eq!((said.shards, said.endpoints.len()), (7, 23));
         hello.endpoints = vec!["x".repeat(SAID_BYTES_MAX)];
-        assert_eq!(keep(hello).endpoints.len(), 0);
+        assert_eq!(keep(hello.clone()).endpoints.len(), 0);
+        hello.endpoints = vec!["x".repeat(SAID_BYTES_MAX - size_of::<String>())];
+        assert_eq!(keep(hello).endpoints.len(), 1);
     }
 }

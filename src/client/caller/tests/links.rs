@@ -153,3 +153,76 @@ fn what_another_handle_left_in_the_outbox_is_counted_once() {
         });
     }
 }
+
+/// Has the caller speak of a process that connects to this one.
+fn speak_of_caller(bench: &mut Bench) {
+    bench.peer = PeerId::unique();
+    bench.caller.open(&Connect {
+        to: Target::Caller(Uuid::from_u128(5)),
+        is_routed: true,
+        ..connect_to(bench.peer, &bench.shared)
+    });
+}
+
+fn submit(bench: &mut Bench) -> Answer {
+    let (message, answer) = bench.message(Kind::Request);
+    bench.caller.submit(bench.now, message);
+    answer
+}
+
+#[test]
+fn what_waits_for_a_peer_to_connect_goes_by_its_connection_or_comes_back() {
+    for connects in [false, true] {
+        let mut bench = Bench::new();
+        speak_of_caller(&mut bench);
+        let mut call = bench.submit_waiting(Kind::Request);
+        if connects {
+            let (main, outbox) = (bench.peer, &bench.outbox);
+            let link = bench.caller.bind(main, Standing::Up, outbox);
+            let link = link.expect("it is spoken of");
+            // It has a connection: nothing comes back.
+            bench.caller.miss(main);
+            assert!(call.poll().is_none());
+            let (now, outbox) = (bench.now, &mut bench.outbox);
+            assert!(bench.caller.load(now, link, outbox));
+            assert_eq!(bench.outbox.messages(), 1);
+        } else {
+            bench.caller.miss(bench.peer);
+            call.expect_not_sent(NotSent::NotConnected);
+        }
+    }
+}
+
+/// Nothing of it is kept, or a peer that comes and goes would use up the memory.
+#[test]
+fn a_connection_that_has_ended_leaves_nothing_behind() {
+    for is_lost in [false, true] {
+        let mut bench = Bench::new();
+        speak_of_caller(&mut bench);
+        bench.caller.miss(bench.peer);
+        let bound = bench.caller.bind(bench.peer, Standing::Up, &bench.outbox);
+        let link = bound.expect("it is spoken of");
+        assert_eq!(bench.caller.instance_of(link), None, "it is no handle");
+        bench.caller.stand(link, Standing::Down);
+        let mut waiting = submit(&mut bench);
+        assert_eq!(bench.caller.busy(0), Some(link));
+        match is_lost {
+            false => bench.caller.let_go(link, None),
+            true => {
+                bench.caller.part(link, &mut bench.outbox);
+            }
+        }
+        waiting.expect_not_sent(match is_lost {
+            false => NotSent::Closed,
+            true => NotSent::ConnectionLost,
+        });
+        assert!(!bench.caller.knows(link));
+        assert_eq!(bench.caller.busy(0), None);
+        assert_eq!(bench.caller.links_of(bench.peer), []);
+        // Until it is known whether there is another, what is sent waits.
+        let mut behind = submit(&mut bench);
+        assert!(behind.poll().is_none());
+        bench.caller.miss(bench.peer);
+        behind.expect_not_sent(NotSent::NotConnected);
+    }
+}
