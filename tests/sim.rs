@@ -37,6 +37,8 @@ mod handlers;
 mod ledger;
 #[path = "sim/load.rs"]
 mod load;
+#[path = "sim/meeting.rs"]
+mod meeting;
 #[path = "sim/nearby.rs"]
 mod nearby;
 #[path = "sim/ordered.rs"]
