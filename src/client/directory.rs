@@ -301,3 +301,95 @@ impl fmt::Debug for Directory {
         f.debug_struct("Directory").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::{Account, Credit};
+
+    const INSTANCE: Uuid = Uuid::from_u128(1);
+
+    fn row(shard: usize, epoch: u64) -> Row {
+        Row {
+            info: PeerInfo {
+                instance: INSTANCE,
+                endpoint: None,
+                shard,
+                epoch,
+            },
+            said: Arc::default(),
+        }
+    }
+
+    fn enter(directory: &Directory, shard: usize, dialed: Option<PeerId>, row: Option<Row>) {
+        let mut rows = FxHashMap::from_iter([((INSTANCE, dialed), row)]);
+        assert!(directory.try_enter(shard, &mut rows) && rows.is_empty());
+    }
+
+    /// The shards and epochs of its rows, in their order.
+    fn entered(directory: &Directory) -> Vec<(usize, u64)> {
+        let rows = directory.rows().into_iter();
+        rows.map(|(_, row)| (row.info.shard, row.info.epoch))
+            .collect()
+    }
+
+    #[test]
+    fn a_row_replaces_that_of_its_shard_and_peer_and_no_other() {
+        let directory = Directory::default();
+        let dialed = Some(PeerId::unique());
+        enter(&directory, 3, dialed, Some(row(3, 9)));
+        enter(&directory, 2, None, Some(row(2, 1)));
+        enter(&directory, 1, None, Some(row(1, 1)));
+        enter(&directory, 2, None, Some(row(2, 5)));
+        assert_eq!(entered(&directory), [(3, 9), (1, 1), (2, 5)]);
+        // Whom it has dialed has connected to no shard.
+        let shard_of = |own| directory.lock().shard_of(INSTANCE, own);
+        assert_eq!([None, Some(2), Some(3)].map(shard_of), [1, 2, 1].map(Some));
+        enter(&directory, 3, None, Some(row(3, 7)));
+        enter(&directory, 3, dialed, None);
+        assert_eq!(entered(&directory), [(1, 1), (2, 5), (3, 7)]);
+        (1..=3).for_each(|shard| enter(&directory, shard, None, None));
+        assert!(directory.lock().known.is_empty(), "it is forgotten");
+    }
+
+    #[test]
+    fn what_nobody_holds_and_has_gone_is_swept_out_now_and_then() {
+        let directory = Directory::default();
+        enter(&directory, 1, None, Some(row(1, 1)));
+        enter(&directory, 2, Some(PeerId::unique()), Some(row(2, 1)));
+        let mut inner = directory.lock();
+        let contact = || Contact {
+            id: PeerId::unique(),
+            shared: Arc::new(PeerShared {
+                credit: Credit::new(1, 1),
+                account: Account::default(),
+            }),
+            handle: Weak::new(),
+        };
+        let dial = |inner: &mut Inner, count: usize| {
+            for _ in 0..count {
+                inner.dialed.insert(PeerId::unique(), Weak::new());
+            }
+        };
+        // Of these the first alone is known.
+        for key in [(INSTANCE, 1), (INSTANCE, 2), (Uuid::nil(), 1)] {
+            inner.contacts.insert(key, contact());
+        }
+        dial(&mut inner, SWEPT_MIN - 4);
+        inner.sweep();
+        assert_eq!(inner.dialed.len(), SWEPT_MIN - 4, "it is not due");
+        dial(&mut inner, 1);
+        inner.sweep();
+        assert!(inner.dialed.is_empty());
+        assert!(inner.contacts.keys().eq(&[(INSTANCE, 1)]));
+        assert_eq!(inner.swept, 1);
+        // After many were left, once there are twice as many.
+        inner.swept = SWEPT_MIN;
+        dial(&mut inner, 2 * SWEPT_MIN - 2);
+        inner.sweep();
+        assert_eq!(inner.dialed.len(), 2 * SWEPT_MIN - 2, "it is not due");
+        dial(&mut inner, 1);
+        inner.sweep();
+        assert!(inner.dialed.is_empty());
+    }
+}
