@@ -87,10 +87,7 @@ fn who_takes_no_answers_does_not_fill_the_memory_of_whoever_dialed_it() {
     let mut world = World::new(0, weather, limits);
     let runs = Runs::new(world.mock.clone());
     world.add_process(0, 2, true, &runs.handlers());
-    let mut stranger = Stranger::new(&world);
-    let client = world.processes[0].client.clone();
-    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-    stranger.pass(&mut world, Duration::from_millis(5));
+    let (mut stranger, _peer) = Stranger::dialed(&mut world);
 
     let mut most = 0;
     for correlation in 1..=100 {

@@ -208,17 +208,8 @@ fn a_cancel_is_for_the_latest_message_of_its_number() {
     for handler in ["sleep", "block"] {
         let mut it = Bench::new();
         it.world.processes[0].pool.threads = 1;
-        let mut stranger = Stranger::new(&it.world);
-        let client = it.world.processes[0].client.clone();
-        let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-        stranger.pass(&mut it.world, 5 * MS);
-        let order = Order {
-            id: 0,
-            lane: 0,
-            sequence: 0,
-            conduct: Conduct::Return,
-            takes_us: 100,
-        };
+        let (mut stranger, _peer) = Stranger::dialed(&mut it.world);
+        let order = Order::returning(100);
         let mut say = |handler: &str, kind, world: &mut World, time| {
             let header = Header {
                 handler: handler.into(),
@@ -241,17 +232,8 @@ fn a_cancel_is_for_the_latest_message_of_its_number() {
 #[test]
 fn a_cancel_spares_a_one_way_message_that_bears_its_number() {
     let mut it = Bench::new();
-    let mut stranger = Stranger::new(&it.world);
-    let client = it.world.processes[0].client.clone();
-    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-    stranger.pass(&mut it.world, 5 * MS);
-    let order = Order {
-        id: 0,
-        lane: 0,
-        sequence: 0,
-        conduct: Conduct::Return,
-        takes_us: 0,
-    };
+    let (mut stranger, _peer) = Stranger::dialed(&mut it.world);
+    let order = Order::returning(0);
     let one_way = Header {
         handler: "gather".into(),
         ..Header::new(Kind::OneWay, 7)

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use uuid::Uuid;
 
 use crate::{
-    handlers::{Conduct, ORDER_BYTES, Order, Runs},
+    handlers::{ORDER_BYTES, Order, Runs},
     process::Plan,
     scenario::random_limits,
     stranger::Stranger,
@@ -62,13 +62,7 @@ fn world_with(
 
 /// So many calls at once. Each takes a millisecond if it spins.
 fn call(stranger: &mut Stranger, handler: &str, count: u64) {
-    let order = Order {
-        id: 0,
-        lane: 0,
-        sequence: 0,
-        conduct: Conduct::Return,
-        takes_us: 10_000,
-    };
+    let order = Order::returning(10_000);
     for correlation in 0..count {
         let header = Header {
             handler: HandlerKey::of(handler),
@@ -88,10 +82,7 @@ fn what_has_waited_in_a_ring_is_as_old_as_it_is() {
             after: MS / 10,
         };
         let (mut world, runs) = world(100, Some(shedding));
-        let mut stranger = Stranger::new(&world);
-        let client = world.processes[0].client.clone();
-        let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-        stranger.pass(&mut world, 5 * MS);
+        let (mut stranger, _peer) = Stranger::dialed(&mut world);
         let until = world.now() + stalls;
         world.stall(0, Some(1), until);
         call(&mut stranger, "spin.last", 4);
@@ -108,10 +99,7 @@ fn what_has_waited_in_a_ring_is_as_old_as_it_is() {
 #[test]
 fn what_a_full_ring_does_not_take_of_a_dialed_peer_is_refused() {
     let (mut world, runs) = world(2, None);
-    let mut stranger = Stranger::new(&world);
-    let client = world.processes[0].client.clone();
-    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-    stranger.pass(&mut world, 5 * MS);
+    let (mut stranger, _peer) = Stranger::dialed(&mut world);
     let until = world.now() + 20 * MS;
     world.stall(0, Some(1), until);
     call(&mut stranger, "run.last", 5);
@@ -162,10 +150,7 @@ fn no_more_than_one_message_is_held_of_a_connection_that_is_tried() {
 #[test]
 fn what_is_larger_than_a_shard_may_hold_crosses_alone() {
     let (mut world, runs) = world_with(2, None, ORDER_BYTES - 1);
-    let mut stranger = Stranger::new(&world);
-    let client = world.processes[0].client.clone();
-    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-    stranger.pass(&mut world, 5 * MS);
+    let (mut stranger, _peer) = Stranger::dialed(&mut world);
     call(&mut stranger, "run.last", 2);
     stranger.pass(&mut world, 5 * MS);
     assert_eq!(runs.take().len(), 1);
@@ -179,10 +164,7 @@ fn what_is_larger_than_a_shard_may_hold_crosses_alone() {
 #[test]
 fn a_cancel_for_which_a_ring_has_no_room_is_dropped() {
     let (mut world, runs) = world(2, None);
-    let mut stranger = Stranger::new(&world);
-    let client = world.processes[0].client.clone();
-    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-    stranger.pass(&mut world, 5 * MS);
+    let (mut stranger, _peer) = Stranger::dialed(&mut world);
     let until = world.now() + 20 * MS;
     world.stall(0, Some(1), until);
     call(&mut stranger, "run.last", 2);

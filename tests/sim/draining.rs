@@ -294,10 +294,7 @@ fn who_says_hello_to_a_draining_process_is_told_so() {
         Ok(payload)
     });
     world.add_process(0, 1, true, &[nap]);
-    let mut stranger = Stranger::new(&world);
-    let client = world.processes[0].client.clone();
-    let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-    stranger.pass(&mut world, 5 * MS);
+    let (mut stranger, _peer) = Stranger::dialed(&mut world);
     let nap = Header {
         handler: "nap".into(),
         deadline_us: 1_000_000,

@@ -9,7 +9,7 @@ use corelane::{
 use fastrand::Rng;
 
 use crate::{
-    handlers::{Conduct, Order, Runs},
+    handlers::{Order, Runs},
     scenario::random_limits,
     stranger::Stranger,
     world::World,
@@ -31,10 +31,7 @@ fn an_answer_does_not_go_out_on_a_later_connection_than_its_request_came_by() {
         let runs = Runs::new(world.mock.clone());
         world.add_process(0, 2, true, &runs.handlers());
         world.processes[0].pool.takes_us = 50_000..50_001;
-        let mut stranger = Stranger::new(&world);
-        let client = world.processes[0].client.clone();
-        let _peer = client.connect_from(0, &stranger.endpoint).unwrap();
-        stranger.pass(&mut world, 5 * MS);
+        let (mut stranger, _peer) = Stranger::dialed(&mut world);
 
         stranger.say(&request(handler, 7), &order().encode());
         stranger.pass(&mut world, MS / 2);
@@ -61,11 +58,5 @@ fn request(handler: &str, correlation: u64) -> Header {
 }
 
 fn order() -> Order {
-    Order {
-        id: 0,
-        lane: 0,
-        sequence: 0,
-        conduct: Conduct::Return,
-        takes_us: 50_000,
-    }
+    Order::returning(50_000)
 }

@@ -87,6 +87,17 @@ pub(crate) const ORDER_BYTES: usize = 20;
 pub(crate) const BATCH_COUNT_MAX: usize = 4;
 
 impl Order {
+    /// One of no lane, that returns.
+    pub(crate) fn returning(takes_us: u32) -> Self {
+        Self {
+            id: 0,
+            lane: 0,
+            sequence: 0,
+            conduct: Conduct::Return,
+            takes_us,
+        }
+    }
+
     pub(crate) fn encode(&self) -> [u8; ORDER_BYTES] {
         let words = [
             self.id,

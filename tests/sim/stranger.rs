@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use corelane::{
+    client::Peer,
     engine::{ConnectionId, Engine, Event, sim::Sim},
     wire::{Header, Kind},
 };
@@ -42,6 +43,15 @@ impl Stranger {
     pub(crate) fn dial(&mut self, endpoint: &str) {
         let endpoint = endpoint.parse().expect("is an endpoint");
         self.engine.connect(&endpoint).expect("can be begun");
+    }
+
+    /// One that the first process has dialed, and goes on dialing while the peer is kept.
+    pub(crate) fn dialed(world: &mut World) -> (Self, Peer) {
+        let mut stranger = Self::new(world);
+        let client = world.processes[0].client.clone();
+        let dialed = client.connect_from(0, &stranger.endpoint);
+        stranger.pass(world, Duration::from_millis(5));
+        (stranger, dialed.expect("is an endpoint"))
     }
 
     /// Listens to everybody, and lets out what was said. Returns how much there was.

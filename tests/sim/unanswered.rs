@@ -13,7 +13,7 @@ use fastrand::Rng;
 use uuid::Uuid;
 
 use crate::{
-    handlers::{Conduct, Order, Runs},
+    handlers::{Order, Runs},
     scenario::random_limits,
     stranger::Stranger,
     world::World,
@@ -93,13 +93,7 @@ impl Bench {
 
     /// Says it, and hears nothing.
     fn say(&mut self, header: Header) {
-        let order = Order {
-            id: 0,
-            lane: 0,
-            sequence: 0,
-            conduct: Conduct::Return,
-            takes_us: 0,
-        };
+        let order = Order::returning(0);
         self.stranger.say(&header, &order.encode());
         self.deliver();
     }
